@@ -1,0 +1,30 @@
+// What a machine is made of. Plain data: it comes from the command line and travels to the
+// destination of a move as JSON.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace godwit::vmm {
+
+struct DiskConfig {
+  std::string path;  // raw image or block device, absolute
+  bool read_only = false;
+  bool operator==(const DiskConfig&) const = default;
+};
+
+struct MachineConfig {
+  std::string name;                // 1-64 of [A-Za-z0-9._-], first not '.' or '-'
+  std::uint64_t memory_bytes = 0;  // multiple of 2 MiB
+  unsigned cpus = 1;               // 1..16
+  bool huge_pages = false;
+  std::vector<DiskConfig> disks;
+
+  // What it boots from; read again when the guest reboots.
+  std::string kernel;        // bzImage or PVH ELF, absolute path
+  std::string initrd;        // absolute path, may be empty
+  std::string command_line;  // may be empty
+};
+
+}  // namespace godwit::vmm

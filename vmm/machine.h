@@ -1,0 +1,89 @@
+// One virtual machine: owns RAM, vCPUs and devices; member order is teardown order. Commands (start,
+// pause, save, ...) come from one thread at a time; wait(), request_stop() and console_input() from any.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "vmm/config.h"
+#include "vmm/memory/dirty_log.h"
+#include "vmm/memory/guest_memory.h"
+#include "vmm/state.h"
+
+namespace godwit::vmm {
+
+/// Why a machine ended.
+struct End {
+  enum class Kind { kPowerOff, kReset, kStopped, kFailed } kind = Kind::kStopped;
+  std::string why;  // for kFailed: one line for the user
+};
+
+/// Takes what the guest prints on its console. Called from vCPU threads.
+using ConsoleSink = std::function<void(std::span<const std::byte>)>;
+
+class Machine {
+ public:
+  /// Builds the machine in its shape: RAM (holes), vCPUs, devices, wiring. Disks are opened but not
+  /// locked. Throws std::system_error or std::runtime_error with one line for the user.
+  Machine(MachineConfig config, ConsoleSink console);
+  ~Machine();
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+
+  const MachineConfig& config() const;
+
+  /// Takes / releases the exclusive locks of writable disks. lock_disks() throws naming the image and,
+  /// where known, who holds it.
+  void lock_disks();
+  void unlock_disks();
+
+  /// Loads kernel, initrd and command line and sets the boot vCPU to its entry. Once, before start().
+  void boot();
+
+  /// Lets the vCPUs run, at first or after pause().
+  void resume();
+  /// Stops all vCPUs and quiesces the devices; on return nothing of this machine touches its RAM.
+  void pause();
+  bool running() const;
+
+  /// All state but RAM; only while paused.
+  std::vector<std::byte> save();
+  /// Only on a machine that never ran. Throws StateError or std::system_error; then it is unusable.
+  void restore(std::span<const std::byte> state);
+
+  memory::GuestMemory& memory();
+  memory::DirtyLog& dirty_log();
+
+  /// What a destination must have for this guest: CPUID features and kernel capabilities, as JSON text
+  /// (opaque to everyone but `refusal`).
+  std::string requirements() const;
+  /// Why this host cannot run a guest with those requirements, every missing feature named; empty if it can.
+  static std::string refusal(const std::string& requirements);
+
+  /// Blocks until the guest powers off, resets, fails, or request_stop() is called.
+  End wait();
+  /// Makes wait() return kStopped. Safe from any thread.
+  void request_stop();
+  /// Presses the ACPI power button: the guest's own shutdown; what it does with it is its affair.
+  void press_power_button();
+
+  /// Bytes typed at the console. What does not fit in the serial FIFO waits in a bounded queue; returns
+  /// how many bytes were taken.
+  std::size_t console_input(std::span<const std::byte> bytes);
+
+  /// CPU time the vCPU threads have used, nanoseconds.
+  std::uint64_t vcpu_cpu_ns() const;
+  /// CLOCK_MONOTONIC nanoseconds at the first entry into the guest; 0 before.
+  std::uint64_t first_instruction_ns() const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace godwit::vmm

@@ -1,0 +1,111 @@
+// Guest RAM: one shared memfd, mapped once and contiguously, shown to the guest as one or two regions
+// (below and above the 32-bit MMIO hole). Owned by Machine; every method may be called from any thread.
+// It is the one accessor: each write the VMM itself makes into RAM is recorded here, because KVM's
+// dirty log does not see it.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "vmm/memory/page_bitmap.h"
+#include "vmm/memory/page_range.h"
+#include "vmm/sys/mapping.h"
+#include "vmm/sys/unique_fd.h"
+
+namespace godwit::memory {
+
+using GuestAddr = std::uint64_t;  // guest-physical address, bytes
+
+struct Region {
+  GuestAddr guest_addr;      // where the guest sees it
+  std::uint64_t ram_offset;  // where it starts in RAM (the memfd), bytes
+  std::uint64_t size;        // bytes
+};
+
+class GuestMemory;
+
+/// Guest RAM that is about to be written, by us or by the kernel on our behalf (a disk read). The
+/// pages are marked dirty when this object goes, that is after the last byte was written; so destroy
+/// it before telling the guest that the data is there.
+class GuestWrite {
+ public:
+  GuestWrite(GuestWrite&& other) noexcept;
+  GuestWrite& operator=(GuestWrite&&) = delete;
+  GuestWrite(const GuestWrite&) = delete;
+  ~GuestWrite();
+  std::span<std::byte> bytes() const { return bytes_; }
+
+ private:
+  friend class GuestMemory;
+  GuestWrite(GuestMemory& memory, std::span<std::byte> bytes) : memory_(&memory), bytes_(bytes) {}
+  GuestMemory* memory_;
+  std::span<std::byte> bytes_;
+};
+
+class GuestMemory {
+ public:
+  /// `size`: bytes, a multiple of 4 KiB (of 2 MiB with `huge_pages`). RAM starts as holes: nothing is
+  /// populated. Throws std::system_error (ENOMEM when no huge pages are free).
+  explicit GuestMemory(std::uint64_t size, bool huge_pages = false);
+
+  std::uint64_t size() const { return mapping_.size(); }
+  std::uint64_t pages() const { return size() / kPageSize; }
+  std::span<const Region> regions() const { return regions_; }
+  int memfd() const { return memfd_.get(); }
+
+  // -- by guest address: what devices and loaders use. Nothing here throws; outside RAM, across a
+  // region's end or overflowing is std::nullopt / false.
+  std::optional<std::span<const std::byte>> readable(GuestAddr address, std::uint64_t size) const;
+  std::optional<GuestWrite> writable(GuestAddr address, std::uint64_t size);
+  bool read(GuestAddr address, std::span<std::byte> out) const;
+  bool write(GuestAddr address, std::span<const std::byte> in);
+  template <typename T>
+  std::optional<T> load(GuestAddr address) const {
+    static_assert(std::is_trivially_copyable_v<T>);
+    T value;
+    if (!read(address, std::as_writable_bytes(std::span(&value, 1)))) return std::nullopt;
+    return value;
+  }
+  template <typename T>
+  bool store(GuestAddr address, const T& value) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    return write(address, std::as_bytes(std::span(&value, 1)));
+  }
+
+  // -- by page: what migration uses. `range` must lie inside RAM, else std::out_of_range.
+  std::span<std::byte> page_bytes(PageRange range) const;  // no dirty mark: the mover's own view
+  /// Runs of pages inside `within` that hold data (SEEK_DATA), ascending; the rest are holes, that is
+  /// zero and not populated.
+  std::vector<PageRange> populated(PageRange within) const;
+  /// Gives pages back to the host: they become holes and read as zero.
+  void punch_hole(PageRange range);
+
+  // -- the VMM's own writes
+  /// From now on writes through this class are recorded (off by default).
+  void track_writes(bool on);
+  /// ORs the recorded pages into `into` and forgets them.
+  void collect_writes(PageBitmap& into);
+  /// Records a write of RAM bytes; only for writes that cannot go through GuestWrite.
+  void mark_dirty(std::uint64_t ram_offset, std::uint64_t size);
+
+ private:
+  friend class GuestWrite;
+  /// RAM offset of [address, address + size) or nullopt.
+  std::optional<std::uint64_t> offset_of(GuestAddr address, std::uint64_t size) const;
+
+  sys::UniqueFd memfd_;
+  sys::Mapping mapping_;
+  std::vector<Region> regions_;
+  std::atomic<bool> tracking_ = false;
+  std::unique_ptr<std::atomic<std::uint64_t>[]> writes_;  // one bit a page
+};
+
+}  // namespace godwit::memory

@@ -1,0 +1,21 @@
+// Pages of guest RAM, counted from the start of RAM: page p is bytes [p * 4096, (p + 1) * 4096) of
+// GuestMemory's one memfd, whatever its guest-physical address. Both ends of a move number them alike.
+#pragma once
+
+#include <cstdint>
+
+namespace godwit::memory {
+
+constexpr std::uint64_t kPageSize = 4096;
+
+struct PageRange {
+  std::uint64_t first = 0;  // page number
+  std::uint64_t count = 0;  // pages
+
+  std::uint64_t end() const { return first + count; }
+  std::uint64_t offset() const { return first * kPageSize; }  // bytes into RAM
+  std::uint64_t bytes() const { return count * kPageSize; }
+  bool operator==(const PageRange&) const = default;
+};
+
+}  // namespace godwit::memory
