@@ -1,6 +1,6 @@
 // Versioned sections of machine state: {kind, version, instance, size} and then plain bytes. Exact
-// match or refuse. Not thread-safe. A reader trusts nothing: every read is bounds-checked and throws
-// StateError with the section's name.
+// match or refuse. Not thread-safe. A reader trusts nothing: every read is bounds-checked and
+// throws StateError with the section's name.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,8 @@ class StateError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// Identifies a section on the wire. `kind` is at most 15 characters ("serial", "vcpu", "virtio-blk").
+/// Identifies a section on the wire. `kind` is at most 15 characters ("serial", "vcpu",
+/// "virtio-blk").
 struct SectionHeader {
   char kind[16];
   std::uint32_t version;
@@ -59,7 +60,8 @@ class StateReader {
   /// `bytes` must outlive the reader.
   explicit StateReader(std::span<const std::byte> bytes) : rest_(bytes) {}
 
-  /// Opens the next section, which must be exactly this one; the previous one must be read to its end.
+  /// Opens the next section, which must be exactly this one; the previous one must be read to its
+  /// end.
   void begin(std::string_view kind, std::uint32_t version, std::uint32_t instance);
   void get_bytes(std::span<std::byte> out);
   template <typename T>
@@ -73,7 +75,7 @@ class StateReader {
   template <typename T>
   std::vector<T> get_array(std::size_t max) {
     const auto count = get<std::uint64_t>();
-    if (count > max || count * sizeof(T) > section_.size()) fail("array too long");
+    if (count > max || count > section_.size() / sizeof(T)) fail("array too long");
     std::vector<T> values(count);
     get_bytes(std::as_writable_bytes(std::span(values)));
     return values;

@@ -1,7 +1,7 @@
-// Guest RAM: one shared memfd, mapped once and contiguously, shown to the guest as one or two regions
-// (below and above the 32-bit MMIO hole). Owned by Machine; every method may be called from any thread.
-// It is the one accessor: each write the VMM itself makes into RAM is recorded here, because KVM's
-// dirty log does not see it.
+// Guest RAM: one shared memfd, mapped once and contiguously, shown to the guest as one or two
+// regions (below and above the 32-bit MMIO hole). Owned by Machine; every method may be called from
+// any thread. It is the one accessor: each write the VMM itself makes into RAM is recorded here,
+// because KVM's dirty log does not see it.
 #pragma once
 
 #include <array>
@@ -33,8 +33,8 @@ struct Region {
 class GuestMemory;
 
 /// Guest RAM that is about to be written, by us or by the kernel on our behalf (a disk read). The
-/// pages are marked dirty when this object goes, that is after the last byte was written; so destroy
-/// it before telling the guest that the data is there.
+/// pages are marked dirty when this object goes, that is after the last byte was written; so
+/// destroy it before telling the guest that the data is there.
 class GuestWrite {
  public:
   GuestWrite(GuestWrite&& other) noexcept;
@@ -52,8 +52,9 @@ class GuestWrite {
 
 class GuestMemory {
  public:
-  /// `size`: bytes, a multiple of 4 KiB (of 2 MiB with `huge_pages`). RAM starts as holes: nothing is
-  /// populated. Throws std::system_error (ENOMEM when no huge pages are free).
+  /// `size`: bytes, a multiple of 4 KiB (of 2 MiB with `huge_pages`). RAM starts as holes: nothing
+  /// is populated. Throws std::system_error (ENOMEM when no huge pages are free) and
+  /// std::invalid_argument.
   explicit GuestMemory(std::uint64_t size, bool huge_pages = false);
 
   std::uint64_t size() const { return mapping_.size(); }
@@ -82,8 +83,8 @@ class GuestMemory {
 
   // -- by page: what migration uses. `range` must lie inside RAM, else std::out_of_range.
   std::span<std::byte> page_bytes(PageRange range) const;  // no dirty mark: the mover's own view
-  /// Runs of pages inside `within` that hold data (SEEK_DATA), ascending; the rest are holes, that is
-  /// zero and not populated.
+  /// Runs of pages inside `within` that hold data (SEEK_DATA), ascending; the rest are holes, that
+  /// is zero and not populated.
   std::vector<PageRange> populated(PageRange within) const;
   /// Gives pages back to the host: they become holes and read as zero.
   void punch_hole(PageRange range);
@@ -98,12 +99,14 @@ class GuestMemory {
 
  private:
   friend class GuestWrite;
+  void check(PageRange range) const;
   /// RAM offset of [address, address + size) or nullopt.
   std::optional<std::uint64_t> offset_of(GuestAddr address, std::uint64_t size) const;
 
   sys::UniqueFd memfd_;
   sys::Mapping mapping_;
   std::vector<Region> regions_;
+  bool huge_pages_;
   std::atomic<bool> tracking_ = false;
   std::unique_ptr<std::atomic<std::uint64_t>[]> writes_;  // one bit a page
 };

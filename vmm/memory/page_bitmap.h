@@ -1,5 +1,5 @@
 // A set of RAM pages, one bit a page, bit i of word w being page 64 * w + i (the layout of KVM's
-// dirty bitmap when RAM is one slot). Not thread-safe.
+// dirty bitmap when RAM is one slot). Not thread-safe. What lies outside throws std::out_of_range.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +17,7 @@ class PageBitmap {
   std::uint64_t pages() const { return pages_; }
   std::uint64_t count() const;
   bool test(std::uint64_t page) const;
+  /// An empty range is no pages; one that leaves the bitmap throws std::out_of_range.
   void set(PageRange range);
   void reset(PageRange range);
   void clear();
@@ -29,6 +30,10 @@ class PageBitmap {
   std::vector<PageRange> ranges() const { return ranges({0, pages_}); }
 
  private:
+  /// The first page in [page, end) whose bit is `value`, or end.
+  std::uint64_t next(std::uint64_t page, std::uint64_t end, bool value) const;
+  void check(PageRange range) const;
+
   std::uint64_t pages_;
   std::vector<std::uint64_t> words_;
 };

@@ -1,0 +1,126 @@
+#include "vmm/memory/guest_memory.h"
+
+#include <gtest/gtest.h>
+
+#include <stdexcept>
+#include <system_error>
+#include <thread>
+
+namespace godwit::memory {
+namespace {
+
+constexpr std::uint64_t kMiB = 1 << 20;
+constexpr std::uint64_t kGiB = 1 << 30;
+using Ranges = std::vector<PageRange>;
+
+TEST(GuestMemory, SmallRamIsOneRegion) {
+  const GuestMemory memory(8 * kMiB);
+  ASSERT_EQ(memory.regions().size(), 1u);
+  EXPECT_EQ(memory.regions()[0].size, 8 * kMiB);
+  EXPECT_EQ(memory.pages(), 2048u);
+}
+
+TEST(GuestMemory, LargeRamSkipsTheDeviceHole) {
+  GuestMemory memory(5 * kGiB);
+  ASSERT_EQ(memory.regions().size(), 2u);
+  EXPECT_EQ(memory.regions()[1].guest_addr, 4 * kGiB);
+  EXPECT_EQ(memory.regions()[1].ram_offset, 3 * kGiB);
+  EXPECT_TRUE(memory.store<std::uint32_t>(3 * kGiB - 4, 1));
+  EXPECT_FALSE(memory.store<std::uint32_t>(3 * kGiB - 3, 1));
+  EXPECT_FALSE(memory.store<std::uint32_t>(3 * kGiB, 1));
+  EXPECT_FALSE(memory.store<std::uint32_t>(4 * kGiB - 1, 1));
+  EXPECT_TRUE(memory.store<std::uint32_t>(4 * kGiB, 7));
+  EXPECT_TRUE(memory.store<std::uint32_t>(6 * kGiB - 4, 1));
+  EXPECT_FALSE(memory.store<std::uint32_t>(6 * kGiB, 1));
+  EXPECT_EQ(memory.page_bytes({3 * kGiB / kPageSize, 1})[0], std::byte{7});
+}
+
+TEST(GuestMemory, RefusesWhatOverflows) {
+  GuestMemory memory(2 * kMiB);
+  EXPECT_FALSE(memory.readable(UINT64_MAX, 2));
+  EXPECT_FALSE(memory.readable(4096, UINT64_MAX));
+  EXPECT_FALSE(memory.readable(4096, UINT64_MAX - 4095));
+  EXPECT_FALSE(memory.writable(2 * kMiB, 0));
+  EXPECT_THROW((void)memory.page_bytes({0, UINT64_MAX}), std::out_of_range);
+  EXPECT_THROW(memory.punch_hole({511, 2}), std::out_of_range);
+  EXPECT_THROW((void)memory.populated({513, 0}), std::out_of_range);
+  EXPECT_THROW(GuestMemory(0), std::invalid_argument);
+  EXPECT_THROW(GuestMemory(4097), std::invalid_argument);
+}
+
+TEST(GuestMemory, KeepsHolesAsHoles) {
+  GuestMemory memory(16 * kMiB);
+  EXPECT_EQ(memory.populated({0, 4096}), Ranges{});
+  memory.store<std::uint8_t>(5 * kPageSize, 1);
+  memory.store<std::uint8_t>(6 * kPageSize, 1);
+  memory.store<std::uint8_t>(4095 * kPageSize, 1);
+  EXPECT_EQ(memory.populated({0, 4096}), (Ranges{{5, 2}, {4095, 1}}));
+  EXPECT_EQ(memory.populated({6, 100}), (Ranges{{6, 1}}));
+  memory.punch_hole({5, 2});
+  EXPECT_EQ(memory.populated({0, 4096}), (Ranges{{4095, 1}}));
+  EXPECT_EQ(memory.load<std::uint8_t>(5 * kPageSize), 0);
+}
+
+TEST(GuestMemory, RecordsItsOwnWritesOnlyWhileTracking) {
+  GuestMemory memory(4 * kMiB);
+  PageBitmap dirty(memory.pages());
+  memory.store<std::uint8_t>(0, 1);
+  memory.track_writes(true);
+  memory.store<std::uint64_t>(2 * kPageSize - 4, 1);  // two pages
+  EXPECT_TRUE(memory.readable(10 * kPageSize, 10));
+  memory.collect_writes(dirty);
+  EXPECT_EQ(dirty.ranges(), (Ranges{{1, 2}}));
+  dirty.clear();
+  memory.collect_writes(dirty);
+  EXPECT_EQ(dirty.count(), 0u);
+  memory.track_writes(false);
+  memory.store<std::uint8_t>(0, 1);
+  memory.collect_writes(dirty);
+  EXPECT_EQ(dirty.count(), 0u);
+}
+
+TEST(GuestMemory, MarksAPageAfterItWasWritten) {
+  GuestMemory memory(4 * kMiB);
+  memory.track_writes(true);
+  PageBitmap dirty(memory.pages());
+  {
+    auto write = memory.writable(kPageSize, 3 * kPageSize);
+    ASSERT_TRUE(write);
+    const GuestWrite moved = std::move(*write);
+    memory.collect_writes(dirty);
+    EXPECT_EQ(dirty.count(), 0u);
+  }
+  memory.collect_writes(dirty);
+  EXPECT_EQ(dirty.ranges(), (Ranges{{1, 3}}));
+}
+
+TEST(GuestMemory, LosesNoMarkOfConcurrentWriters) {
+  GuestMemory memory(4 * kMiB);
+  memory.track_writes(true);
+  PageBitmap dirty(memory.pages());
+  std::thread even([&] {
+    for (std::uint64_t p = 0; p < memory.pages(); p += 2) memory.store(p * kPageSize, p);
+  });
+  std::thread odd([&] {
+    for (std::uint64_t p = 1; p < memory.pages(); p += 2) memory.store(p * kPageSize, p);
+  });
+  for (int i = 0; i < 100; ++i) memory.collect_writes(dirty);
+  even.join();
+  odd.join();
+  memory.collect_writes(dirty);
+  EXPECT_EQ(dirty.count(), memory.pages());
+}
+
+TEST(GuestMemory, TakesHugePagesOrSaysThatThereAreNone) {
+  try {
+    GuestMemory memory(2 * kMiB, true);
+    EXPECT_EQ(memory.populated({0, 512}), Ranges{});
+    memory.store<std::uint8_t>(0, 1);
+    EXPECT_EQ(memory.populated({0, 512}), (Ranges{{0, 512}}));
+  } catch (const std::system_error& error) {
+    EXPECT_EQ(error.code(), std::errc::not_enough_memory) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace godwit::memory

@@ -1,0 +1,190 @@
+#include "vmm/memory/guest_memory.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/memfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <stdexcept>
+#include <utility>
+
+#include "vmm/sys/error.h"
+
+namespace godwit::memory {
+namespace {
+
+constexpr std::uint64_t kLowRamEnd = std::uint64_t{3} << 30;     // below it RAM, above it devices
+constexpr std::uint64_t kHighRamStart = std::uint64_t{4} << 30;  // RAM goes on here
+constexpr std::uint64_t kHugePageSize = std::uint64_t{2} << 20;
+
+sys::UniqueFd create_memfd(std::uint64_t size, bool huge_pages) {
+  const std::uint64_t unit = huge_pages ? kHugePageSize : kPageSize;
+  if (size == 0 || size % unit != 0 || size > static_cast<std::uint64_t>(INT64_MAX)) {
+    throw std::invalid_argument("guest memory must be a positive multiple of its page size");
+  }
+  const unsigned huge = huge_pages ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
+  sys::UniqueFd fd(sys::check(::memfd_create("godwit-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING | huge),
+                              "memfd_create"));
+  sys::check(::ftruncate(fd.get(), static_cast<off_t>(size)), "set the size of guest memory");
+  // A memfd that cannot shrink cannot turn our own accesses into SIGBUS.
+  sys::check(::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), "seal guest memory");
+  return fd;
+}
+
+std::vector<Region> regions_of(std::uint64_t size) {
+  std::vector<Region> regions = {{0, 0, std::min(size, kLowRamEnd)}};
+  if (size > kLowRamEnd) regions.push_back({kHighRamStart, kLowRamEnd, size - kLowRamEnd});
+  return regions;
+}
+
+/// Runs of resident pages by mincore(2): hugetlbfs knows no SEEK_DATA.
+std::vector<PageRange> resident(std::byte* base, PageRange within) {
+  constexpr std::uint64_t kChunk = 1 << 18;  // pages: a quarter MiB of answers
+  std::vector<unsigned char> present(std::min(within.count, kChunk));
+  std::vector<PageRange> runs;
+  for (std::uint64_t page = within.first; page < within.end();) {
+    const std::uint64_t count = std::min(kChunk, within.end() - page);
+    sys::check(::mincore(base + page * kPageSize, count * kPageSize, present.data()), "mincore");
+    for (std::uint64_t i = 0; i < count; ++i, ++page) {
+      if ((present[i] & 1) == 0) continue;
+      if (!runs.empty() && runs.back().end() == page) {
+        ++runs.back().count;
+      } else {
+        runs.push_back({page, 1});
+      }
+    }
+  }
+  return runs;
+}
+
+}  // namespace
+
+GuestWrite::GuestWrite(GuestWrite&& other) noexcept
+    : memory_(std::exchange(other.memory_, nullptr)), bytes_(other.bytes_) {}
+
+GuestWrite::~GuestWrite() {
+  if (memory_ == nullptr || bytes_.empty()) return;
+  memory_->mark_dirty(static_cast<std::uint64_t>(bytes_.data() - memory_->mapping_.data()),
+                      bytes_.size());
+}
+
+GuestMemory::GuestMemory(std::uint64_t size, bool huge_pages)
+    : memfd_(create_memfd(size, huge_pages)),
+      // NORESERVE would let huge pages run out under the guest, which is a SIGBUS; so they are
+      // reserved.
+      mapping_(size, PROT_READ | PROT_WRITE, MAP_SHARED | (huge_pages ? 0 : MAP_NORESERVE),
+               memfd_.get(), 0),
+      regions_(regions_of(size)),
+      huge_pages_(huge_pages) {}
+
+std::optional<std::uint64_t> GuestMemory::offset_of(GuestAddr address, std::uint64_t size) const {
+  for (const Region& region : regions_) {
+    if (address < region.guest_addr || address - region.guest_addr >= region.size) continue;
+    const std::uint64_t offset = address - region.guest_addr;
+    if (size > region.size - offset) return std::nullopt;
+    return region.ram_offset + offset;
+  }
+  return std::nullopt;
+}
+
+std::optional<std::span<const std::byte>> GuestMemory::readable(GuestAddr address,
+                                                                std::uint64_t size) const {
+  const auto offset = offset_of(address, size);
+  if (!offset) return std::nullopt;
+  return mapping_.bytes().subspan(*offset, size);
+}
+
+std::optional<GuestWrite> GuestMemory::writable(GuestAddr address, std::uint64_t size) {
+  const auto offset = offset_of(address, size);
+  if (!offset) return std::nullopt;
+  return GuestWrite(*this, mapping_.bytes().subspan(*offset, size));
+}
+
+bool GuestMemory::read(GuestAddr address, std::span<std::byte> out) const {
+  const auto from = readable(address, out.size());
+  if (!from) return false;
+  std::copy(from->begin(), from->end(), out.begin());
+  return true;
+}
+
+bool GuestMemory::write(GuestAddr address, std::span<const std::byte> in) {
+  auto to = writable(address, in.size());
+  if (!to) return false;
+  std::copy(in.begin(), in.end(), to->bytes().begin());
+  return true;
+}
+
+void GuestMemory::check(PageRange range) const {
+  if (range.first > pages() || range.count > pages() - range.first) {
+    throw std::out_of_range("page range outside guest memory");
+  }
+}
+
+std::span<std::byte> GuestMemory::page_bytes(PageRange range) const {
+  check(range);
+  return mapping_.bytes().subspan(range.offset(), range.bytes());
+}
+
+std::vector<PageRange> GuestMemory::populated(PageRange within) const {
+  check(within);
+  if (within.count == 0) return {};
+  if (huge_pages_) return resident(mapping_.data(), within);
+  const auto end = static_cast<off_t>(within.offset() + within.bytes());
+  std::vector<PageRange> runs;
+  for (off_t at = static_cast<off_t>(within.offset()); at < end;) {
+    const off_t data = ::lseek(memfd_.get(), at, SEEK_DATA);
+    if (data < 0 && errno == ENXIO) break;  // only holes from here on
+    sys::check(data, "find data in guest memory");
+    if (data >= end) break;
+    const off_t hole = std::min(
+        sys::check(::lseek(memfd_.get(), data, SEEK_HOLE), "find a hole in guest memory"), end);
+    // Huge page cache folios end where they end: whole pages, also of a transparent huge page.
+    const std::uint64_t first = static_cast<std::uint64_t>(data) / kPageSize;
+    const std::uint64_t last = (static_cast<std::uint64_t>(hole) + kPageSize - 1) / kPageSize;
+    runs.push_back({first, last - first});
+    at = hole;
+  }
+  return runs;
+}
+
+void GuestMemory::punch_hole(PageRange range) {
+  check(range);
+  if (range.count == 0) return;
+  sys::check(::fallocate(memfd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                         static_cast<off_t>(range.offset()), static_cast<off_t>(range.bytes())),
+             "punch a hole into guest memory");
+}
+
+void GuestMemory::track_writes(bool on) {
+  if (on && !writes_) {
+    writes_ = std::make_unique<std::atomic<std::uint64_t>[]>((pages() + 63) / 64);
+  }
+  tracking_.store(on, std::memory_order_release);
+}
+
+void GuestMemory::collect_writes(PageBitmap& into) {
+  if (into.pages() != pages()) throw std::invalid_argument("bitmap of another size than RAM");
+  if (!writes_) return;
+  const std::span<std::uint64_t> words = into.words();
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    if (writes_[i].load(std::memory_order_relaxed) == 0) continue;
+    words[i] |= writes_[i].exchange(0, std::memory_order_acquire);
+  }
+}
+
+void GuestMemory::mark_dirty(std::uint64_t ram_offset, std::uint64_t size) {
+  if (size == 0 || !tracking_.load(std::memory_order_acquire)) return;
+  if (ram_offset >= this->size() || size > this->size() - ram_offset) {
+    throw std::out_of_range("dirty bytes outside guest memory");
+  }
+  const std::uint64_t last = (ram_offset + size - 1) / kPageSize;
+  for (std::uint64_t page = ram_offset / kPageSize; page <= last; ++page) {
+    // Release: who sees the bit also sees the bytes.
+    writes_[page / 64].fetch_or(std::uint64_t{1} << (page % 64), std::memory_order_release);
+  }
+}
+
+}  // namespace godwit::memory
