@@ -56,11 +56,13 @@ constexpr std::uint16_t kPciConfigPort = 0xcf8;  // address at +0, data at +4 (P
 constexpr std::uint64_t kPciConfigPortCount = 8;
 /// ACPI 6.4, 4.8.3.7: reduced-hardware sleep registers; one device, one byte each.
 constexpr std::uint16_t kPowerPort = 0x600;
-constexpr std::uint64_t kPowerPortCount = 3;
+constexpr std::uint64_t kPowerPortCount = 4;
 constexpr std::uint16_t kSleepControlPort = kPowerPort + 0;  // SLP_TYP in bits 4:2, SLP_EN bit 5
 constexpr std::uint16_t kSleepStatusPort = kPowerPort + 1;   // WAK_STS bit 7, write one to clear
 constexpr std::uint16_t kResetPort = kPowerPort + 2;         // a write of kResetValue resets
-constexpr std::uint8_t kSleepTypeS5 = 5;                     // _S5_: SLP_TYP for power-off
+constexpr std::uint16_t kEventsPort = kPowerPort + 3;  // what the GED's _EVT reads; reading clears
+constexpr std::uint8_t kEventPowerButton = 0x01;       // Notify the PNP0C0C device with 0x80
+constexpr std::uint8_t kSleepTypeS5 = 5;               // _S5_: SLP_TYP for power-off
 constexpr std::uint8_t kSleepEnable = 0x20;
 constexpr std::uint8_t kResetValue = 0x01;
 /// What a guest writes to kSleepControlPort to power off.
