@@ -79,14 +79,16 @@ Bytes dsdt() {
                                                 name("_HID", eisa_id("PNP0C0C")),
                                                 name("_UID", integer(0)),
                                             }));
-  // Generic event device (5.6.9): its one interrupt is the power button.
-  const Bytes events =
-      device("GED_", join({
-                         name("_HID", string("ACPI0013")),
-                         name("_UID", integer(0)),
-                         name("_CRS", resource_template({edge_interrupt(kPowerButtonGsi)})),
-                         serialized_method("_EVT", 1, notify("\\_SB_.PWRB", 0x80)),
-                     }));
+  // Generic event device (5.6.9): what happened is in the power device's register.
+  const Bytes events = device(
+      "GED_", join({
+                  name("_HID", string("ACPI0013")),
+                  name("_UID", integer(0)),
+                  name("_CRS", resource_template({edge_interrupt(kPowerButtonGsi)})),
+                  io_register("EVRG", "EVTS", kEventsPort),
+                  serialized_method(
+                      "_EVT", 1, if_bits("EVTS", kEventPowerButton, notify("\\_SB_.PWRB", 0x80))),
+              }));
   const Bytes sleep =
       name("\\_S5_", package({integer(kSleepTypeS5), integer(0), integer(0), integer(0)}));
   return table("DSDT", 2,

@@ -120,6 +120,23 @@ Bytes notify(std::string_view path, std::uint64_t value) {
   return join({{0x86}, name_string(path), integer(value)});
 }
 
+Bytes io_register(std::string_view region, std::string_view field, std::uint16_t port) {
+  const Bytes region_term =
+      join({{0x5b, 0x80}, name_string(region), {0x01}, integer(port), integer(1)});  // SystemIO
+  const Bytes bits = {0x08};
+  const Bytes byte_access = {0x01};
+  const Bytes field_term =
+      join({{0x5b, 0x81},
+            with_length(join({name_string(region), byte_access, name_string(field), bits}))});
+  return join({region_term, field_term});
+}
+
+Bytes if_bits(std::string_view field, std::uint64_t mask, const Bytes& terms) {
+  const Bytes no_target = {0x00};
+  const Bytes condition = join({{0x7b}, name_string(field), integer(mask), no_target});  // DefAnd
+  return join({{0xa0}, with_length(join({condition, terms}))});
+}
+
 Bytes resource_template(std::initializer_list<Bytes> descriptors) {
   const Bytes content = join({join(descriptors), {0x79, 0x00}});  // end tag, no checksum
   return join({{0x11}, with_length(join({integer(content.size()), content}))});

@@ -28,6 +28,10 @@ Bytes package(std::initializer_list<Bytes> elements);     // DefPackage
 Bytes serialized_method(std::string_view path, unsigned arguments,
                         const Bytes& terms);               // DefMethod
 Bytes notify(std::string_view path, std::uint64_t value);  // DefNotify
+/// An operation region of one I/O port, and a field that is its byte.
+Bytes io_register(std::string_view region, std::string_view field, std::uint16_t port);
+/// If (field & mask) { terms }
+Bytes if_bits(std::string_view field, std::uint64_t mask, const Bytes& terms);
 
 /// A buffer of resource descriptors, closed with an end tag.
 Bytes resource_template(std::initializer_list<Bytes> descriptors);
