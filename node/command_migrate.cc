@@ -1,0 +1,187 @@
+// migrate: asks the guest's process for a move, shows how it goes, and reports how it went.
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <ctime>
+#include <exception>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "node/commands.h"
+#include "node/control_client.h"
+#include "node/exit_codes.h"
+#include "node/options.h"
+#include "node/report_text.h"
+#include "node/units.h"
+
+namespace godwit::node {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr const char* kHelp =
+    "NAME is a guest's name or the path of its control socket. Ctrl-C cancels the move; a second "
+    "one\n"
+    "leaves it to itself. `godwit cancel NAME` cancels it from elsewhere.\n"
+    "Exit codes: 0 the guest runs at the destination, 1 failed before the move began, 2 wrong "
+    "usage,\n"
+    "3 the move failed and the guest goes on here, 4 it was cancelled and the guest goes on here,\n"
+    "5 the connection was lost while committing: the guest is stopped here, see godwit resolve "
+    "--help.";
+
+sigset_t interrupts() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  return set;
+}
+
+/// The request that answers when the move has ended, on a thread of its own.
+class MoveCall {
+ public:
+  MoveCall(const ControlClient& client, json body)
+      : thread_([this, &client, body = std::move(body)] {
+          try {
+            report_ = client.post("/v1/migrate", body);
+          } catch (...) {
+            error_ = std::current_exception();
+          }
+          done_ = true;
+          ::kill(::getpid(), SIGWINCH);  // cuts the wait for the next tick short; ignored otherwise
+        }) {}
+  ~MoveCall() { thread_.join(); }
+  MoveCall(const MoveCall&) = delete;
+  MoveCall& operator=(const MoveCall&) = delete;
+
+  bool done() const { return done_; }
+  json report() const {
+    if (error_) std::rethrow_exception(error_);
+    return report_;
+  }
+
+ private:
+  std::atomic<bool> done_ = false;
+  json report_;
+  std::exception_ptr error_;
+  std::thread thread_;
+};
+
+/// One line on the terminal that keeps being redrawn.
+class ProgressLine {
+ public:
+  ProgressLine() : shown_(::isatty(STDERR_FILENO) == 1) {}
+  ~ProgressLine() { clear(); }
+  ProgressLine(const ProgressLine&) = delete;
+  ProgressLine& operator=(const ProgressLine&) = delete;
+
+  void update(const ControlClient& client) {
+    if (!shown_) return;
+    try {
+      const json active = client.get("/v1/migration").value("active", json());
+      if (active.is_object()) draw(progress_bar(active, columns() - 1));
+    } catch (const std::exception&) {
+      // The move's own answer will say what is wrong.
+    }
+  }
+  void clear() {
+    if (drawn_) fmt::print(stderr, "\r\033[K");
+    drawn_ = false;
+  }
+
+ private:
+  void draw(const std::string& line) {
+    fmt::print(stderr, "\r\033[K{}", line);
+    drawn_ = true;
+  }
+  static unsigned columns() {
+    winsize size{};
+    return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;
+  }
+
+  const bool shown_;
+  bool drawn_ = false;
+};
+
+void cancel(const ControlClient& client) {
+  try {
+    client.remove("/v1/migration");
+  } catch (const ClientError& error) {  // too late, perhaps: the report will tell
+    fmt::print(stderr, "godwit: migrate: {}\n", error.what());
+  }
+}
+
+json move(const ControlClient& client, const json& body) {
+  sigset_t signals = interrupts();
+  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  sigaddset(&signals, SIGWINCH);
+  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  ProgressLine progress;
+  const MoveCall call(client, body);
+  bool cancelled = false;
+  while (!call.done()) {
+    const timespec tick{0, 200'000'000};
+    const int signal = ::sigtimedwait(&signals, nullptr, &tick);
+    if (signal == SIGINT || signal == SIGTERM) {
+      progress.clear();
+      if (cancelled) ::_exit(kExitSignal + signal);
+      fmt::print(stderr, "godwit: migrate: cancelling; the guest goes on here\n");
+      cancel(client);
+      cancelled = true;
+    }
+    if (!call.done()) progress.update(client);
+  }
+  return call.report();
+}
+
+int exit_code(const std::string& status) {
+  if (status == "completed") return kExitOk;
+  if (status == "cancelled") return kExitCancelled;
+  if (status == "in-doubt") return kExitInDoubt;
+  return kExitMoveFailed;
+}
+
+}  // namespace
+
+int migrate_command(const Words& words) {
+  Options options("migrate NAME --to HOST:PORT [OPTION...]",
+                  "Moves a running guest to a host where `godwit receive` listens.", kHelp);
+  options.value("to", "HOST:PORT", "where godwit receive listens; an IPv6 address in [brackets]")
+      .value("transport", "auto|rdma|tcp", "auto: RDMA if both ends reach each other by it", "auto")
+      .value("downtime-limit", "TIME", "stop the guest once this suffices for the rest", "50ms")
+      .value("max-bandwidth", "RATE", "at most that much, such as 1Gbit; 0: no limit", "0")
+      .value("timeout", "TIME", "give the move up after that long; 0: never", "60s")
+      .flag("json", "print the report as JSON")
+      .argument("NAME");
+  if (!options.parse(words)) return kExitOk;
+
+  const std::string transport = options.text("transport");
+  if (transport != "auto" && transport != "rdma" && transport != "tcp") {
+    throw UsageError("--transport: must be auto, rdma or tcp");
+  }
+  const std::string to = options.text("to");
+  if (to.find(':') == std::string::npos) throw UsageError("--to: must be HOST:PORT");
+  const ControlClient client(options.text("NAME"));
+  const json report =
+      move(client, {{"to", to},
+                    {"transport", transport},
+                    {"downtime_limit_ms", options.time_ns("downtime-limit") / 1'000'000},
+                    {"max_bandwidth", options.rate("max-bandwidth")},
+                    {"timeout_ms", options.time_ns("timeout") / 1'000'000}});
+  const int code = exit_code(report.value("status", "failed"));
+  if (options.on("json")) {
+    fmt::print("{}\n", report.dump(2));
+  } else {
+    fmt::print("{}\n{}",
+               code == kExitOk ? fmt::format("{} runs at {} now", client.name(), to)
+                               : fmt::format("{} has not moved", client.name()),
+               report_text(report));
+  }
+  return code;
+}
+
+}  // namespace godwit::node

@@ -1,0 +1,39 @@
+// run: boots a guest and stays in the foreground as long as it runs.
+#include <fmt/format.h>
+
+#include "node/commands.h"
+#include "node/exit_codes.h"
+#include "node/host_events.h"
+#include "node/machine_options.h"
+#include "node/options.h"
+#include "node/serve.h"
+
+namespace godwit::node {
+
+int run_command(const Words& words) {
+  Options options(
+      "run --name NAME --kernel PATH [OPTION...]",
+      "Boots a guest and runs it in the foreground, until it powers off, is stopped, or "
+      "has moved away.",
+      kServeExitCodes);
+  add_machine_options(options);
+  add_serve_options(options);
+  options.flag("verbose", "say how long it took to the first guest instruction");
+  if (!options.parse(words)) return kExitOk;
+
+  const vmm::MachineConfig config = machine_config(options);
+  const ConsoleConfig console = console_config(options);
+  check_kvm();
+  HostEvents::block_signals();
+  auto socket = std::make_unique<ControlSocket>(
+      options.has("api") ? options.text("api") : socket_of(config.name), config.name);
+  ConsoleOutput output(console);
+  Guest guest(config, output);
+  ServeOptions serving;
+  serving.command = "run";
+  serving.read_stdin = console.kind == ConsoleConfig::Kind::kStdio;
+  serving.verbose = options.on("verbose");
+  return serve(guest, std::move(socket), serving);
+}
+
+}  // namespace godwit::node

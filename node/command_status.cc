@@ -1,0 +1,58 @@
+// status: what one guest says about itself.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "node/commands.h"
+#include "node/control_client.h"
+#include "node/exit_codes.h"
+#include "node/options.h"
+#include "node/report_text.h"
+#include "node/units.h"
+
+namespace godwit::node {
+
+using nlohmann::json;
+
+namespace {
+
+void line(const char* label, const std::string& value) { fmt::print("{:<10}{}\n", label, value); }
+
+void print_status(const json& guest) {
+  line("name", guest.value("name", "?"));
+  line("state", guest.value("state", "?"));
+  line("memory", format_size(guest.value("memory_bytes", 0ull)));
+  line("vCPUs", std::to_string(guest.value("cpus", 0)));
+  line("pid", std::to_string(guest.value("pid", 0)));
+  line("uptime", format_time_ms(guest.value("uptime_ms", 0.0)));
+  line("CPU time", format_time_ms(guest.value("cpu_ms", 0.0)));
+  for (const json& disk : guest.value("disks", json::array())) {
+    line("disk", disk.value("path", "?") + (disk.value("read_only", false) ? " (read-only)" : ""));
+  }
+  if (const json move = guest.value("migration", json()); move.is_object()) {
+    line("move", progress_text(move));
+  }
+  if (const json report = guest.value("last_report", json()); report.is_object()) {
+    fmt::print("last move:\n{}", report_text(report));
+  }
+}
+
+}  // namespace
+
+int status_command(const Words& words) {
+  Options options("status NAME [--json]",
+                  "Shows one guest: state, size, CPU time, disks, its move.",
+                  "NAME is a guest's name or the path of its control socket.\n"
+                  "Exit codes: 0 done, 1 failed (no such guest), 2 wrong usage.");
+  options.flag("json", "print the answer of GET /v1/status (docs/api.md)").argument("NAME");
+  if (!options.parse(words)) return kExitOk;
+  const json guest = ControlClient(options.text("NAME")).get("/v1/status");
+  if (options.on("json")) {
+    fmt::print("{}\n", guest.dump(2));
+  } else {
+    print_status(guest);
+  }
+  return kExitOk;
+}
+
+}  // namespace godwit::node

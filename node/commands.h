@@ -1,0 +1,34 @@
+// The subcommands of `godwit`. Each gets the words after its name and returns an exit code of
+// exit_codes.h; UsageError and other exceptions are reported by main.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+namespace godwit::node {
+
+using Words = std::vector<std::string>;
+
+int run_command(const Words& words);
+int receive_command(const Words& words);
+int migrate_command(const Words& words);
+int cancel_command(const Words& words);
+int list_command(const Words& words);
+int status_command(const Words& words);
+int pause_command(const Words& words);
+int resume_command(const Words& words);
+int stop_command(const Words& words);
+int resolve_command(const Words& words);
+
+struct Command {
+  const char* name;
+  int (*run)(const Words&);
+  const char* summary;
+};
+std::span<const Command> commands();
+
+/// Runs the subcommand that argv names; every error is one line on stderr.
+int dispatch(int argc, char** argv);
+
+}  // namespace godwit::node

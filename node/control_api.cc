@@ -1,0 +1,176 @@
+#include "node/control_api.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <initializer_list>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+namespace godwit::node {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr std::uint64_t kMaxMilliseconds = 7ull * 24 * 3600 * 1000;  // a week
+
+std::string text_of(const json& value) {
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+ApiResponse ok(const json& value) { return {200, text_of(value)}; }
+ApiResponse done() { return ok(json{{"ok", true}}); }
+
+/// The body as an object with no other fields than these; an empty body is an empty object.
+json object(const ApiRequest& request, std::initializer_list<std::string_view> fields) {
+  if (request.body.empty()) return json::object();
+  json body = json::parse(request.body, nullptr, false);
+  if (!body.is_object()) throw BadRequest("the body must be a JSON object");
+  for (const auto& [key, value] : body.items()) {
+    if (std::find(fields.begin(), fields.end(), key) == fields.end()) {
+      throw BadRequest(fmt::format("unknown field \"{}\"", key));
+    }
+  }
+  return body;
+}
+
+bool boolean(const json& body, const char* field, bool fallback) {
+  if (!body.contains(field)) return fallback;
+  if (!body[field].is_boolean()) throw BadRequest(fmt::format("{} must be true or false", field));
+  return body[field].get<bool>();
+}
+
+std::uint64_t number(const json& body, const char* field, std::uint64_t fallback,
+                     std::uint64_t max) {
+  if (!body.contains(field)) return fallback;
+  const json& value = body[field];
+  if (!value.is_number_unsigned() || value.get<std::uint64_t>() > max) {
+    throw BadRequest(fmt::format("{} must be a whole number from 0 to {}", field, max));
+  }
+  return value.get<std::uint64_t>();
+}
+
+std::string text(const json& body, const char* field, const std::string& fallback) {
+  if (!body.contains(field)) return fallback;
+  if (!body[field].is_string()) throw BadRequest(fmt::format("{} must be a string", field));
+  return body[field].get<std::string>();
+}
+
+MoveRequest move_request(const ApiRequest& request) {
+  const json body =
+      object(request, {"to", "transport", "downtime_limit_ms", "max_bandwidth", "timeout_ms"});
+  MoveRequest move;
+  move.to = text(body, "to", "");
+  if (move.to.empty()) throw BadRequest("to is missing: HOST:PORT of a godwit receive");
+  move.transport = text(body, "transport", move.transport);
+  if (move.transport != "auto" && move.transport != "rdma" && move.transport != "tcp") {
+    throw BadRequest("transport must be \"auto\", \"rdma\" or \"tcp\"");
+  }
+  move.downtime_limit_ms =
+      number(body, "downtime_limit_ms", move.downtime_limit_ms, kMaxMilliseconds);
+  move.max_bandwidth = number(body, "max_bandwidth", move.max_bandwidth, UINT64_MAX);
+  move.timeout_ms = number(body, "timeout_ms", move.timeout_ms, kMaxMilliseconds);
+  return move;
+}
+
+/// Runs one operation; its exceptions become answers.
+void answer(const ApiReply& reply, const std::function<ApiResponse()>& operation) {
+  ApiResponse response;
+  try {
+    response = operation();
+  } catch (const BadRequest& error) {
+    response = api_error(400, error.what());
+  } catch (const Conflict& error) {
+    response = api_error(409, error.what());
+  } catch (const std::exception& error) {
+    response = api_error(500, error.what());
+  }
+  reply(std::move(response));
+}
+
+struct Endpoint {
+  std::string_view method;
+  std::string_view target;
+  ApiResponse (*run)(GuestControl&, const ApiRequest&);
+};
+
+ApiResponse pause(GuestControl& guest, const ApiRequest& request) {
+  object(request, {});
+  guest.pause();
+  return done();
+}
+
+ApiResponse resume(GuestControl& guest, const ApiRequest& request) {
+  object(request, {});
+  guest.resume();
+  return done();
+}
+
+ApiResponse stop(GuestControl& guest, const ApiRequest& request) {
+  guest.stop(boolean(object(request, {"force"}), "force", false));
+  return done();
+}
+
+ApiResponse cancel(GuestControl& guest, const ApiRequest& request) {
+  object(request, {});
+  guest.cancel_migration();
+  return done();
+}
+
+ApiResponse resolve(GuestControl& guest, const ApiRequest& request) {
+  const json body = object(request, {"here"});
+  if (!body.contains("here")) throw BadRequest("here is missing: true or false");
+  guest.resolve(boolean(body, "here", false));
+  return done();
+}
+
+constexpr std::array<Endpoint, 7> kEndpoints{{
+    {"GET", "/v1/status", [](GuestControl& g, const ApiRequest&) { return ok(g.status()); }},
+    {"GET", "/v1/migration", [](GuestControl& g, const ApiRequest&) { return ok(g.migration()); }},
+    {"DELETE", "/v1/migration", cancel},
+    {"PUT", "/v1/pause", pause},
+    {"PUT", "/v1/resume", resume},
+    {"PUT", "/v1/stop", stop},
+    {"PUT", "/v1/resolve", resolve},
+}};
+
+/// POST /v1/migrate: the one endpoint that answers later.
+void migrate(GuestControl& guest, const ApiRequest& request, const ApiReply& reply) {
+  try {
+    guest.migrate(move_request(request), [reply](const json& report) { reply(ok(report)); });
+  } catch (...) {
+    answer(reply,
+           [error = std::current_exception()]() -> ApiResponse { std::rethrow_exception(error); });
+  }
+}
+
+void handle(GuestControl& guest, const ApiRequest& request, const ApiReply& reply) {
+  if (request.target == "/v1/migrate") {
+    if (request.method == "POST") return migrate(guest, request, reply);
+    return reply(api_error(405, "/v1/migrate takes POST"));
+  }
+  std::string methods;
+  for (const Endpoint& endpoint : kEndpoints) {
+    if (endpoint.target != request.target) continue;
+    if (endpoint.method == request.method) {
+      return answer(reply, [&] { return endpoint.run(guest, request); });
+    }
+    methods += (methods.empty() ? "" : " or ") + std::string(endpoint.method);
+  }
+  if (methods.empty()) return reply(api_error(404, "no such endpoint; docs/api.md lists them"));
+  reply(api_error(405, fmt::format("{} takes {}", request.target, methods)));
+}
+
+}  // namespace
+
+ApiResponse api_error(unsigned status, const std::string& why) {
+  return {status, text_of(json{{"error", why}})};
+}
+
+ApiHandler guest_api(GuestControl& guest) {
+  return
+      [&guest](const ApiRequest& request, const ApiReply& reply) { handle(guest, request, reply); };
+}
+
+}  // namespace godwit::node

@@ -1,0 +1,47 @@
+// Where a guest's control socket lives, and who holds it. A guest's name is taken while a process
+// listens on its socket; a socket nobody listens on is left over from a dead process and replaced.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "vmm/sys/unique_fd.h"
+
+namespace godwit::node {
+
+/// /run/godwit for root, else $XDG_RUNTIME_DIR/godwit. Throws std::runtime_error when there is
+/// neither.
+std::string runtime_directory();
+
+/// Path of the guest's socket: NAME itself when it contains a '/', else NAME.sock in the directory.
+std::string socket_of(const std::string& name);
+
+/// Why that is no guest name ("1-64 of [A-Za-z0-9._-], ..."); empty if it is one.
+std::string name_complaint(const std::string& name);
+
+/// Is somebody listening on that socket?
+bool socket_is_live(const std::string& path);
+
+/// Paths of all sockets (*.sock) in the runtime directory that somebody listens on, sorted.
+std::vector<std::string> live_sockets();
+
+/// A listening control socket, mode 0600, removed from the file system on destruction.
+class ControlSocket {
+ public:
+  /// Claims `path`; a stale socket is replaced. Throws std::runtime_error with one line when a
+  /// guest (called `name` in the message) is already running there or the path is no use.
+  ControlSocket(std::string path, const std::string& name);
+  ~ControlSocket();
+  ControlSocket(const ControlSocket&) = delete;
+  ControlSocket& operator=(const ControlSocket&) = delete;
+
+  const std::string& path() const { return path_; }
+  /// The listening descriptor; moved out once, to the server.
+  sys::UniqueFd take_listener() { return std::move(listener_); }
+
+ private:
+  std::string path_;
+  sys::UniqueFd listener_;
+};
+
+}  // namespace godwit::node

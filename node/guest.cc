@@ -1,0 +1,193 @@
+#include "node/guest.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace godwit::node {
+
+using nlohmann::json;
+
+namespace {
+
+double ms_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
+      .count();
+}
+
+}  // namespace
+
+Guest::Guest(const vmm::MachineConfig& config, ConsoleOutput& output)
+    : output_(output),
+      config_(config),
+      machine_(std::make_unique<vmm::Machine>(config, sink(output))) {}
+
+Guest::Guest(std::unique_ptr<vmm::Machine> machine, ConsoleOutput& output)
+    : output_(output),
+      config_(machine->config()),
+      state_(State::kRunning),
+      machine_(std::move(machine)) {}
+
+Guest::~Guest() {
+  if (mover_.joinable()) mover_.join();
+}
+
+vmm::ConsoleSink Guest::sink(ConsoleOutput& output) {
+  return [&output](std::span<const std::byte> bytes) { output.write(bytes); };
+}
+
+void Guest::start() { boot(); }
+
+Outcome Guest::wait() {
+  for (;;) {
+    const vmm::End end = machine_->wait();
+    {
+      std::unique_lock lock(mutex_);
+      while (state_ == State::kMigrating) {  // the guest's own end has overtaken its move
+        move_->cancel();
+        std::thread mover = std::move(mover_);
+        lock.unlock();
+        mover.join();
+        lock.lock();
+      }
+      state_ = State::kOver;
+      if (!outcome_ && end.kind == vmm::End::Kind::kPowerOff) {
+        outcome_ = Outcome{Outcome::Kind::kPowerOff, 0, ""};
+      }
+      if (!outcome_ && end.kind == vmm::End::Kind::kFailed) {
+        outcome_ = Outcome{Outcome::Kind::kFailed, 0, end.why};
+      }
+      if (!outcome_ && end.kind == vmm::End::Kind::kStopped) outcome_ = Outcome{};
+      if (outcome_) return *outcome_;
+      state_ = State::kBooting;
+    }
+    try {
+      reboot();
+    } catch (const std::exception& error) {
+      return {Outcome::Kind::kFailed, 0, fmt::format("cannot reboot: {}", error.what())};
+    }
+  }
+}
+
+void Guest::reboot() {
+  earlier_cpu_ns_ += machine_->vcpu_cpu_ns();
+  machine_.reset();  // its memory and its disks are needed by the next one
+  machine_ = std::make_unique<vmm::Machine>(config_, sink(output_));
+  boot();
+}
+
+void Guest::boot() {
+  // While kBooting nobody but this thread uses the machine: loading a kernel takes too long for the
+  // lock.
+  machine_->lock_disks();
+  machine_->boot();
+  const std::lock_guard lock(mutex_);
+  if (outcome_) return machine_->request_stop();
+  machine_->resume();
+  state_ = State::kRunning;
+}
+
+void Guest::end(Outcome outcome) {
+  const std::lock_guard lock(mutex_);
+  end_locked(std::move(outcome));
+}
+
+void Guest::end_locked(Outcome outcome) {
+  if (state_ == State::kOver) return;
+  if (!outcome_) outcome_ = std::move(outcome);
+  if (state_ == State::kMigrating) return move_->cancel();  // its thread stops the machine
+  if (state_ != State::kBooting) machine_->request_stop();  // or boot() will see outcome_
+}
+
+std::size_t Guest::type(std::span<const std::byte> bytes) {
+  const std::lock_guard lock(mutex_);
+  // Nobody will take them any more, or only the machine of before the reboot would have.
+  if (state_ == State::kBooting || state_ == State::kOver) return bytes.size();
+  return machine_->console_input(bytes);
+}
+
+std::uint64_t Guest::first_instruction_ns() {
+  const std::lock_guard lock(mutex_);
+  return state_ == State::kBooting ? 0 : machine_->first_instruction_ns();
+}
+
+const char* Guest::state_name() const {
+  switch (state_) {
+    case State::kBooting:
+      return "booting";
+    case State::kRunning:
+      return "running";
+    case State::kPaused:
+      return "paused";
+    case State::kMigrating:
+      return "migrating";
+    case State::kInDoubt:
+      return "in-doubt";
+    case State::kOver:
+      break;
+  }
+  return "over";
+}
+
+void Guest::require(std::initializer_list<State> allowed, const char* what) const {
+  if (std::find(allowed.begin(), allowed.end(), state_) != allowed.end()) return;
+  const char* hint = "";
+  if (state_ == State::kMigrating) hint = "; godwit cancel ends the move";
+  if (state_ == State::kPaused) hint = "; godwit resume lets it run";
+  if (state_ == State::kInDoubt) hint = "; godwit resolve decides";
+  throw Conflict(fmt::format("cannot {} {}: it is {}{}", what, config_.name, state_name(), hint));
+}
+
+json Guest::status() {
+  const std::lock_guard lock(mutex_);
+  json disks = json::array();
+  for (const vmm::DiskConfig& disk : config_.disks) {
+    disks.push_back({{"path", disk.path}, {"read_only", disk.read_only}});
+  }
+  const std::uint64_t cpu_ns =
+      earlier_cpu_ns_ + (state_ == State::kBooting ? 0 : machine_->vcpu_cpu_ns());
+  return {{"name", config_.name},
+          {"state", state_name()},
+          {"pid", ::getpid()},
+          {"version", GODWIT_VERSION},
+          {"memory_bytes", config_.memory_bytes},
+          {"cpus", config_.cpus},
+          {"huge_pages", config_.huge_pages},
+          {"kernel", config_.kernel},
+          {"initrd", config_.initrd},
+          {"command_line", config_.command_line},
+          {"disks", std::move(disks)},
+          {"uptime_ms", ms_since(since_)},
+          {"cpu_ms", static_cast<double>(cpu_ns) / 1e6},
+          {"migration", move_ ? move_->progress() : json()},
+          {"last_report", last_report_}};
+}
+
+void Guest::pause() {
+  const std::lock_guard lock(mutex_);
+  if (state_ == State::kPaused) return;
+  require({State::kRunning}, "pause");
+  output_.hurry(true);
+  machine_->pause();
+  output_.hurry(false);
+  state_ = State::kPaused;
+}
+
+void Guest::resume() {
+  const std::lock_guard lock(mutex_);
+  if (state_ == State::kRunning) return;
+  require({State::kPaused}, "resume");
+  machine_->resume();
+  state_ = State::kRunning;
+}
+
+void Guest::stop(bool force) {
+  const std::lock_guard lock(mutex_);
+  if (force) return end_locked({Outcome::Kind::kStopped, 0, "stopped by godwit stop --force"});
+  require({State::kRunning}, "press the power button of");
+  machine_->press_power_button();
+}
+
+}  // namespace godwit::node

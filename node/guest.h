@@ -1,0 +1,95 @@
+// One guest in this process: owns its Machine, serialises what the API, the console, signals and a
+// move want of it, reboots it when it resets, and knows when and why it is over.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <thread>
+
+#include "node/console.h"
+#include "node/guest_control.h"
+#include "node/move.h"
+#include "vmm/machine.h"
+
+namespace godwit::node {
+
+/// Why a guest is over in this process.
+struct Outcome {
+  enum class Kind { kPowerOff, kStopped, kSignal, kMoved, kFailed } kind = Kind::kStopped;
+  int signal = 0;    // for kSignal
+  std::string text;  // one line for the user; may be empty
+};
+
+class Guest : public GuestControl {
+ public:
+  /// Builds the machine; start() boots it. `output` must outlive the guest. Throws what Machine
+  /// throws.
+  Guest(const vmm::MachineConfig& config, ConsoleOutput& output);
+  /// A guest that has arrived from another host and runs.
+  Guest(std::unique_ptr<vmm::Machine> machine, ConsoleOutput& output);
+  /// Only after wait() has returned, if start() ever did.
+  ~Guest() override;
+
+  /// What a machine of this guest prints into.
+  static vmm::ConsoleSink sink(ConsoleOutput& output);
+
+  /// Locks the disks, boots, lets it run. Throws what Machine throws.
+  void start();
+  /// Blocks until the guest is over; a reset boots it again. Called by one thread, once.
+  Outcome wait();
+
+  /// Ends the guest as soon as that can be done cleanly: a move is cancelled first. From any
+  /// thread.
+  void end(Outcome outcome);
+  /// Bytes typed at the console; returns how many were taken. From any thread.
+  std::size_t type(std::span<const std::byte> bytes);
+  /// CLOCK_MONOTONIC nanoseconds of the first guest instruction, 0 before. From any thread.
+  std::uint64_t first_instruction_ns();
+
+  nlohmann::json status() override;
+  void pause() override;
+  void resume() override;
+  void stop(bool force) override;
+  void migrate(const MoveRequest& request, MoveDone done) override;
+  nlohmann::json migration() override;
+  void cancel_migration() override;
+  void resolve(bool here) override;
+
+ private:
+  enum class State { kBooting, kRunning, kPaused, kMigrating, kInDoubt, kOver };
+
+  const char* state_name() const;
+  /// Throws Conflict unless the guest is in one of these states.
+  void require(std::initializer_list<State> allowed, const char* what) const;
+  void end_locked(Outcome outcome);
+  void run_move(const MoveDone& done);
+  void boot();
+  void reboot();
+
+  ConsoleOutput& output_;
+  const vmm::MachineConfig config_;
+  const std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();
+
+  std::mutex mutex_;  // guards all below; held for milliseconds, never for as long as a move
+  State state_ = State::kBooting;
+  std::unique_ptr<vmm::Machine>
+      machine_;  // while kBooting: for the thread in start() or wait() alone
+  std::atomic<std::uint64_t> earlier_cpu_ns_ = 0;  // vCPU time before the last reboot
+  std::optional<Outcome> outcome_;                 // how it is to end, once that is decided
+
+  MoveRequest move_request_;
+  std::unique_ptr<Move> move_;  // while kMigrating
+  std::thread mover_;           // joined by the next move, or the end
+  nlohmann::json last_report_;  // null before the first move
+};
+
+}  // namespace godwit::node

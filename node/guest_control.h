@@ -1,0 +1,57 @@
+// What can be asked of a guest from outside its process: the operations behind the control API.
+// Implemented by Guest; tests put a fake here. Called from the API's thread; every method returns
+// within milliseconds, so one client cannot hold up another.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <nlohmann/json_fwd.hpp>
+#include <stdexcept>
+#include <string>
+
+namespace godwit::node {
+
+/// The guest is in no state for this request ("web1 is being moved"); what() is one line for the
+/// user.
+class Conflict : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// The request itself makes no sense, whatever state the guest is in.
+class BadRequest : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+struct MoveRequest {
+  std::string to;                  // HOST:PORT of a `godwit receive`
+  std::string transport = "auto";  // "auto", "rdma" or "tcp"
+  std::uint64_t downtime_limit_ms = 50;
+  std::uint64_t max_bandwidth = 0;    // bits a second, 0: as fast as it goes
+  std::uint64_t timeout_ms = 60'000;  // for the whole move, 0: none
+};
+
+class GuestControl {
+ public:
+  /// Gets the final report of a move, as the API answers it. Called once, from any thread.
+  using MoveDone = std::function<void(const nlohmann::json& report)>;
+
+  virtual ~GuestControl() = default;
+
+  virtual nlohmann::json status() = 0;
+  virtual void pause() = 0;
+  virtual void resume() = 0;
+  /// The ACPI power button, or with `force` the end of the guest at once.
+  virtual void stop(bool force) = 0;
+  /// Starts a move and returns.
+  virtual void migrate(const MoveRequest& request, MoveDone done) = 0;
+  /// Progress of the move that is going on, or the last report, or null.
+  virtual nlohmann::json migration() = 0;
+  virtual void cancel_migration() = 0;
+  /// Decides a guest left in doubt by a connection lost while committing: it runs on here, or it is
+  /// over here because it runs at the destination.
+  virtual void resolve(bool here) = 0;
+};
+
+}  // namespace godwit::node

@@ -1,0 +1,72 @@
+// Guest's moves: a thread of its own for each, and what becomes of the guest when it ends.
+#include <fmt/format.h>
+
+#include "node/guest.h"
+
+namespace godwit::node {
+
+using nlohmann::json;
+
+void Guest::migrate(const MoveRequest& request, MoveDone done) {
+  const std::lock_guard lock(mutex_);
+  require({State::kRunning}, "move");
+  if (outcome_) throw Conflict(fmt::format("cannot move {}: it is about to end", config_.name));
+  if (mover_.joinable()) mover_.join();  // an earlier one, over since before the state changed
+  move_ = std::make_unique<Move>(*machine_, request);
+  move_request_ = request;
+  state_ = State::kMigrating;
+  output_.hurry(true);
+  mover_ = std::thread([this, done = std::move(done)] { run_move(done); });
+}
+
+void Guest::run_move(const MoveDone& done) {
+  const Move::End end = move_->run();
+  json report;
+  bool over = false;
+  {
+    const std::lock_guard lock(mutex_);
+    output_.hurry(false);
+    report = last_report_ = move_->report();
+    move_.reset();
+    switch (end) {
+      case Move::End::kMoved:
+        state_ = State::kOver;  // whatever else was wanted: it never runs here again
+        outcome_ = Outcome{Outcome::Kind::kMoved, 0, "moved to " + move_request_.to};
+        break;
+      case Move::End::kHere:
+        state_ = State::kRunning;
+        break;
+      case Move::End::kInDoubt:
+        state_ = State::kInDoubt;
+        break;
+    }
+    over = outcome_.has_value();
+  }
+  done(report);  // before the process may end
+  if (over) machine_->request_stop();
+}
+
+json Guest::migration() {
+  const std::lock_guard lock(mutex_);
+  return {{"active", move_ ? move_->progress() : json()}, {"last_report", last_report_}};
+}
+
+void Guest::cancel_migration() {
+  const std::lock_guard lock(mutex_);
+  if (state_ != State::kMigrating) {
+    throw Conflict(fmt::format("{} is not being moved", config_.name));
+  }
+  move_->cancel();
+}
+
+void Guest::resolve(bool here) {
+  const std::lock_guard lock(mutex_);
+  if (state_ != State::kInDoubt) throw Conflict(fmt::format("{} is not in doubt", config_.name));
+  if (!here) {
+    return end_locked({Outcome::Kind::kMoved, 0, "runs at " + move_request_.to + ", as resolved"});
+  }
+  machine_->resume();
+  state_ = State::kRunning;
+}
+
+}  // namespace godwit::node

@@ -1,0 +1,39 @@
+// One outgoing move of a guest, as Guest sees it: the migration engine behind JSON.
+#pragma once
+
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+
+#include "node/guest_control.h"
+#include "vmm/machine.h"
+
+namespace godwit::node {
+
+class Move {
+ public:
+  /// How a move left the guest.
+  enum class End { kMoved, kHere, kInDoubt };
+
+  /// `machine` must outlive it. Throws BadRequest when `request` cannot be meant.
+  Move(vmm::Machine& machine, const MoveRequest& request);
+  ~Move();
+  Move(const Move&) = delete;
+  Move& operator=(const Move&) = delete;
+
+  /// Blocks until the move has ended, one way or another; never throws. The machine belongs to the
+  /// calling thread until then. With kHere it is as it was before.
+  End run();
+
+  /// Asks for the move to be given up; too late once it is committed. From any thread.
+  void cancel();
+  /// From any thread, while run() goes on.
+  nlohmann::json progress() const;
+  /// After run().
+  nlohmann::json report() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace godwit::node

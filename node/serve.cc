@@ -1,0 +1,110 @@
+#include "node/serve.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <stdexcept>
+#include <thread>
+
+#include "node/control_server.h"
+#include "node/exit_codes.h"
+#include "node/host_events.h"
+#include "node/start_clock.h"
+#include "node/terminal.h"
+#include "node/units.h"
+
+namespace godwit::node {
+
+const char* const kServeExitCodes =
+    "On a terminal, Ctrl-A x quits and Ctrl-A Ctrl-A sends one Ctrl-A; all other keys go to the "
+    "guest.\n"
+    "Exit codes: 0 the guest powered off, was stopped, or has moved to another host; 1 failed;\n"
+    "2 wrong usage; 128+N ended by signal N (SIGINT 130, SIGTERM 143).";
+
+namespace {
+
+/// Polls, because the first entry into the guest must not pay for telling us.
+void report_first_instruction(Guest& guest, const std::string& command) {
+  for (int i = 0; i < 1000; ++i) {
+    const std::uint64_t first = guest.first_instruction_ns();
+    if (first != 0) {
+      const StartClock& start = start_clock();
+      fmt::print(
+          stderr,
+          "godwit: {}: first guest instruction {} after main() began; loading the program took "
+          "{} of CPU before that\n",
+          command, format_time_ms(static_cast<double>(first - start.main_ns) / 1e6),
+          format_time_ms(static_cast<double>(start.loading_ns) / 1e6));
+      return;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+/// A second signal means that the clean end takes too long for the user.
+HostEvents::Callbacks callbacks(Guest& guest, const std::string& socket_path) {
+  auto signalled = std::make_shared<std::atomic<bool>>(false);
+  return {[&guest](std::span<const std::byte> bytes) { return guest.type(bytes); },
+          [&guest] {
+            guest.end({Outcome::Kind::kStopped, 0, ""});
+          },
+          [&guest, signalled, socket_path](int signal) {
+            if (signalled->exchange(true)) {
+              ::unlink(socket_path.c_str());
+              restore_terminal();
+              ::_exit(kExitSignal + signal);
+            }
+            guest.end({Outcome::Kind::kSignal, signal, ::strsignal(signal)});
+          }};
+}
+
+int report_end(const Outcome& outcome, const ServeOptions& options) {
+  if (!outcome.text.empty()) {
+    fmt::print(stderr, "godwit: {}: {}\n", options.command, outcome.text);
+  }
+  switch (outcome.kind) {
+    case Outcome::Kind::kFailed:
+      return kExitFailure;
+    case Outcome::Kind::kSignal:
+      return kExitSignal + outcome.signal;
+    case Outcome::Kind::kPowerOff:
+    case Outcome::Kind::kStopped:
+    case Outcome::Kind::kMoved:
+      break;
+  }
+  return kExitOk;
+}
+
+}  // namespace
+
+void add_serve_options(Options& options) {
+  options.value("console", "stdio|none|file:PATH", "where the guest's serial console goes", "stdio")
+      .value("api", "PATH", "control socket, instead of NAME.sock in the runtime directory");
+}
+
+ConsoleConfig console_config(const Options& options) {
+  try {
+    return parse_console(options.text("console"));
+  } catch (const std::invalid_argument& error) {
+    throw UsageError(fmt::format("--console: {}", error.what()));
+  }
+}
+
+int serve(Guest& guest, std::unique_ptr<ControlSocket> socket, const ServeOptions& options) {
+  Outcome outcome;
+  {
+    const ControlServer server(socket->take_listener(), guest_api(guest));
+    const HostEvents events(options.read_stdin, callbacks(guest, socket->path()));
+    if (options.boot) guest.start();
+    if (options.verbose) report_first_instruction(guest, options.command);
+    outcome = guest.wait();
+  }
+  socket.reset();
+  return report_end(outcome, options);
+}
+
+}  // namespace godwit::node

@@ -1,0 +1,50 @@
+// A guest that only remembers what it was asked: the other end of the control API in tests.
+#pragma once
+
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "node/guest_control.h"
+
+namespace godwit::node {
+
+class FakeGuest : public GuestControl {
+ public:
+  nlohmann::json status() override {
+    note("status");
+    return {{"name", "web1"}, {"state", "running"}};
+  }
+  void pause() override {
+    note("pause");
+    if (moving) throw Conflict("web1 is being moved");
+  }
+  void resume() override { note("resume"); }
+  void stop(bool force) override { note(force ? "stop force" : "stop"); }
+  void migrate(const MoveRequest& request, MoveDone done) override {
+    note("migrate " + request.to);
+    const std::lock_guard lock(mutex);
+    last_request = request;
+    last_done = std::move(done);
+  }
+  nlohmann::json migration() override { return {{"active", nullptr}, {"last_report", nullptr}}; }
+  void cancel_migration() override {
+    note("cancel");
+    throw std::runtime_error("out of order");
+  }
+  void resolve(bool here) override { note(here ? "resolve here" : "resolve there"); }
+
+  void note(std::string what) {
+    const std::lock_guard lock(mutex);
+    calls.push_back(std::move(what));
+  }
+
+  std::mutex mutex;
+  std::vector<std::string> calls;
+  MoveRequest last_request;
+  MoveDone last_done;
+  bool moving = false;
+};
+
+}  // namespace godwit::node

@@ -1,0 +1,82 @@
+#include "tests/node/fake_machine.h"
+
+#include <memory>
+
+namespace godwit::node {
+
+namespace {
+std::unique_ptr<FakeWorld>& slot() {
+  static auto world = std::make_unique<FakeWorld>();
+  return world;
+}
+}  // namespace
+
+FakeWorld& world() { return *slot(); }
+void reset_world() { slot() = std::make_unique<FakeWorld>(); }
+
+struct Move::Impl {};
+Move::Move(vmm::Machine&, const MoveRequest& request) {
+  if (request.to == "nonsense") throw BadRequest("to: nonsense is not HOST:PORT");
+}
+Move::~Move() = default;
+Move::End Move::run() {
+  world().note("move");
+  std::unique_lock lock(world().mutex);
+  world().changed.wait(lock, [] { return world().move_end || world().move_cancelled; });
+  return world().move_end.value_or(End::kHere);
+}
+void Move::cancel() {
+  const std::lock_guard lock(world().mutex);
+  world().move_cancelled = true;
+  world().changed.notify_all();
+}
+nlohmann::json Move::progress() const { return {{"phase", "rounds"}}; }
+nlohmann::json Move::report() const { return {{"status", "whatever"}}; }
+
+}  // namespace godwit::node
+
+namespace godwit::vmm {
+
+using node::world;
+
+struct Machine::Parts {
+  MachineConfig config;
+  ConsoleSink console;
+  bool running = false;
+  bool stop = false;
+};
+
+Machine::Machine(MachineConfig config, ConsoleSink console)
+    : parts_(std::make_unique<Parts>(Parts{std::move(config), std::move(console)})) {
+  world().note("build");
+  ++world().machines;
+}
+Machine::~Machine() { --world().machines; }
+const MachineConfig& Machine::config() const { return parts_->config; }
+void Machine::lock_disks() { world().note("lock"); }
+void Machine::unlock_disks() { world().note("unlock"); }
+void Machine::boot() {
+  world().note("boot");
+  if (!world().boot_error.empty()) throw std::runtime_error(world().boot_error);
+}
+void Machine::resume() { world().note("resume"); }
+void Machine::pause() { world().note("pause"); }
+void Machine::press_power_button() { world().note("button"); }
+End Machine::wait() {
+  std::unique_lock lock(world().mutex);
+  world().changed.wait(lock, [this] { return parts_->stop || world().end; });
+  if (parts_->stop) return {End::Kind::kStopped, ""};
+  End end = *world().end;
+  world().end.reset();
+  return end;
+}
+void Machine::request_stop() {
+  const std::lock_guard lock(world().mutex);
+  parts_->stop = true;
+  world().changed.notify_all();
+}
+std::size_t Machine::console_input(std::span<const std::byte> bytes) { return bytes.size() / 2; }
+std::uint64_t Machine::vcpu_cpu_ns() const { return 5'000'000; }
+std::uint64_t Machine::first_instruction_ns() const { return 1; }
+
+}  // namespace godwit::vmm

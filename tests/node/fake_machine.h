@@ -1,0 +1,53 @@
+// Stand-ins for vmm::Machine and node::Move at link time, so that Guest's life can be tested
+// without KVM and without a network: what a test wants of them goes through these globals.
+#pragma once
+
+#include <condition_variable>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "node/move.h"
+#include "vmm/machine.h"
+
+namespace godwit::node {
+
+struct FakeWorld {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<std::string> calls;     // what was done to machines, in order
+  std::optional<vmm::End> end;        // what the guest does next
+  std::string boot_error;             // boot() throws that
+  std::optional<Move::End> move_end;  // how the move that is going on ends
+  bool move_cancelled = false;
+  int machines = 0;  // alive now
+
+  void note(const std::string& what) {
+    const std::lock_guard lock(mutex);
+    calls.push_back(what);
+    changed.notify_all();
+  }
+  bool wait_for(const std::string& what) {
+    std::unique_lock lock(mutex);
+    return changed.wait_for(lock, std::chrono::seconds(5), [&] {
+      return std::find(calls.begin(), calls.end(), what) != calls.end();
+    });
+  }
+  void guest_does(vmm::End what) {
+    const std::lock_guard lock(mutex);
+    end = std::move(what);
+    changed.notify_all();
+  }
+  void move_ends(Move::End how) {
+    const std::lock_guard lock(mutex);
+    move_end = how;
+    changed.notify_all();
+  }
+};
+
+FakeWorld& world();
+void reset_world();
+
+}  // namespace godwit::node

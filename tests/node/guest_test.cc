@@ -1,0 +1,207 @@
+#include "node/guest.h"
+
+#include <gtest/gtest.h>
+
+#include <future>
+
+#include "tests/node/fake_machine.h"
+
+namespace godwit::node {
+namespace {
+
+using nlohmann::json;
+using EndKind = vmm::End::Kind;
+using Calls = std::vector<std::string>;
+
+class GuestTest : public testing::Test {
+ protected:
+  GuestTest() {
+    reset_world();
+    config_.name = "web1";
+    config_.memory_bytes = 256u << 20;
+    guest_ = std::make_unique<Guest>(config_, output_);
+  }
+
+  void start() {
+    guest_->start();
+    outcome_ = std::async(std::launch::async, [this] { return guest_->wait(); });
+  }
+  Outcome outcome() {
+    if (outcome_.wait_for(std::chrono::seconds(5)) != std::future_status::ready) {
+      ADD_FAILURE() << "the guest did not end";
+      std::abort();
+    }
+    return outcome_.get();
+  }
+  std::string state() { return guest_->status()["state"]; }
+  void migrate() {
+    guest_->migrate({.to = "b:7000"}, [this](const json& report) { report_.set_value(report); });
+    ASSERT_TRUE(world().wait_for("move"));
+  }
+  bool move_reported() {
+    return report_.get_future().wait_for(std::chrono::seconds(5)) == std::future_status::ready;
+  }
+
+  vmm::MachineConfig config_;
+  ConsoleOutput output_{ConsoleConfig{ConsoleConfig::Kind::kNone, ""}};
+  std::unique_ptr<Guest> guest_;
+  std::future<Outcome> outcome_;
+  std::promise<json> report_;
+};
+
+TEST_F(GuestTest, BootsAndPowersOff) {
+  EXPECT_EQ(state(), "booting");
+  start();
+  EXPECT_EQ(world().calls, (Calls{"build", "lock", "boot", "resume"}));
+  EXPECT_EQ(state(), "running");
+  world().guest_does({EndKind::kPowerOff, ""});
+  EXPECT_EQ(outcome().kind, Outcome::Kind::kPowerOff);
+}
+
+TEST_F(GuestTest, RebootsInANewMachineAfterTheOldOneHasGone) {
+  start();
+  world().guest_does({EndKind::kReset, ""});
+  while (world().machines != 1 || world().calls.size() < 8) std::this_thread::yield();
+  EXPECT_EQ(world().calls,
+            (Calls{"build", "lock", "boot", "resume", "build", "lock", "boot", "resume"}));
+  EXPECT_EQ(guest_->status()["cpu_ms"], 10.0);
+  world().guest_does({EndKind::kPowerOff, ""});
+  EXPECT_EQ(outcome().kind, Outcome::Kind::kPowerOff);
+}
+
+TEST_F(GuestTest, SaysWhyItCouldNotReboot) {
+  start();
+  world().boot_error = "the kernel has gone";
+  world().guest_does({EndKind::kReset, ""});
+  const Outcome end = outcome();
+  EXPECT_EQ(end.kind, Outcome::Kind::kFailed);
+  EXPECT_EQ(end.text, "cannot reboot: the kernel has gone");
+}
+
+TEST_F(GuestTest, ReportsTheFailureOfItsMachine) {
+  start();
+  world().guest_does({EndKind::kFailed, "KVM internal error"});
+  const Outcome end = outcome();
+  EXPECT_EQ(end.kind, Outcome::Kind::kFailed);
+  EXPECT_EQ(end.text, "KVM internal error");
+}
+
+TEST_F(GuestTest, PausesAndResumesOnce) {
+  start();
+  guest_->pause();
+  guest_->pause();
+  EXPECT_EQ(state(), "paused");
+  EXPECT_THROW(guest_->stop(false), Conflict);
+  EXPECT_THROW(migrate(), Conflict);
+  guest_->resume();
+  guest_->resume();
+  EXPECT_EQ(world().calls, (Calls{"build", "lock", "boot", "resume", "pause", "resume"}));
+  guest_->stop(false);
+  EXPECT_EQ(world().calls.back(), "button");
+  guest_->stop(true);
+  EXPECT_EQ(outcome().kind, Outcome::Kind::kStopped);
+}
+
+TEST_F(GuestTest, EndsOnASignalThatCameBeforeItRan) {
+  guest_->end({Outcome::Kind::kSignal, 15, "Terminated"});
+  start();
+  EXPECT_EQ(outcome().signal, 15);
+  EXPECT_EQ(world().calls, (Calls{"build", "lock", "boot"}));
+}
+
+TEST_F(GuestTest, EndsWhenItHasMoved) {
+  start();
+  migrate();
+  EXPECT_EQ(state(), "migrating");
+  world().move_ends(Move::End::kMoved);
+  EXPECT_TRUE(move_reported());
+  const Outcome end = outcome();
+  EXPECT_EQ(end.kind, Outcome::Kind::kMoved);
+  EXPECT_EQ(end.text, "moved to b:7000");
+  EXPECT_THROW(guest_->resume(), Conflict);
+}
+
+TEST_F(GuestTest, RefusesOtherCommandsDuringAMove) {
+  start();
+  migrate();
+  EXPECT_THROW(guest_->pause(), Conflict);
+  EXPECT_THROW(guest_->resume(), Conflict);
+  EXPECT_THROW(guest_->stop(false), Conflict);
+  EXPECT_THROW(guest_->resolve(true), Conflict);
+  EXPECT_THROW(guest_->migrate({.to = "c:7000"}, [](const json&) {}), Conflict);
+  EXPECT_EQ(guest_->migration()["active"]["phase"], "rounds");
+  guest_->cancel_migration();
+  EXPECT_TRUE(move_reported());
+  EXPECT_EQ(state(), "running");
+  EXPECT_THROW(guest_->cancel_migration(), Conflict);
+  EXPECT_EQ(guest_->migration()["last_report"]["status"], "whatever");
+  guest_->stop(true);
+  outcome();
+}
+
+TEST_F(GuestTest, CanMoveAgainAfterAMoveThatFailed) {
+  start();
+  for (int i = 0; i < 3; ++i) {
+    report_ = {};
+    migrate();
+    world().move_ends(Move::End::kHere);
+    EXPECT_TRUE(move_reported());
+    world().move_end.reset();
+  }
+  EXPECT_EQ(state(), "running");
+  guest_->stop(true);
+  outcome();
+}
+
+TEST_F(GuestTest, CancelsItsMoveWhenItPowersOff) {
+  start();
+  migrate();
+  world().guest_does({EndKind::kPowerOff, ""});
+  EXPECT_TRUE(move_reported());
+  EXPECT_EQ(outcome().kind, Outcome::Kind::kPowerOff);
+  EXPECT_TRUE(world().move_cancelled);
+}
+
+TEST_F(GuestTest, CancelsItsMoveWhenASignalEndsIt) {
+  start();
+  migrate();
+  guest_->end({Outcome::Kind::kSignal, 15, "Terminated"});
+  EXPECT_TRUE(move_reported());
+  EXPECT_EQ(outcome().kind, Outcome::Kind::kSignal);
+}
+
+TEST_F(GuestTest, StaysStoppedInDoubtUntilResolvedHere) {
+  start();
+  migrate();
+  world().move_ends(Move::End::kInDoubt);
+  EXPECT_TRUE(move_reported());
+  EXPECT_EQ(state(), "in-doubt");
+  EXPECT_THROW(guest_->resume(), Conflict);
+  EXPECT_EQ(world().calls.back(), "move");
+  guest_->resolve(true);
+  EXPECT_EQ(state(), "running");
+  EXPECT_EQ(world().calls.back(), "resume");
+  guest_->stop(true);
+  outcome();
+}
+
+TEST_F(GuestTest, EndsInDoubtWhenResolvedThere) {
+  start();
+  migrate();
+  world().move_ends(Move::End::kInDoubt);
+  EXPECT_TRUE(move_reported());
+  guest_->resolve(false);
+  EXPECT_EQ(outcome().kind, Outcome::Kind::kMoved);
+  EXPECT_NE(world().calls.back(), "resume");
+}
+
+TEST_F(GuestTest, LeavesARefusedMoveWithoutATrace) {
+  start();
+  EXPECT_THROW(guest_->migrate({.to = "nonsense"}, [](const json&) {}), BadRequest);
+  EXPECT_EQ(state(), "running");
+  guest_->stop(true);
+  outcome();
+}
+
+}  // namespace
+}  // namespace godwit::node

@@ -1,0 +1,170 @@
+#include "node/options.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "node/machine_options.h"
+
+namespace godwit::node {
+namespace {
+
+Options sample() {
+  Options options("sample NAME", "A sample.", "");
+  options.value("memory", "SIZE", "memory", "256M")
+      .value("timeout", "TIME", "time")
+      .values("disk", "PATH", "disks")
+      .flag("verbose", "talk")
+      .argument("NAME");
+  return options;
+}
+
+std::string complaint(const std::vector<std::string>& words) {
+  Options options = sample();
+  try {
+    options.parse(words);
+    if (options.has("timeout")) options.time_ns("timeout");
+    options.size("memory");
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  return "none";
+}
+
+class ConfigFile {
+ public:
+  explicit ConfigFile(const std::string& content)
+      : path_(testing::TempDir() + "godwit_options.ini") {
+    std::ofstream(path_) << content;
+  }
+  ~ConfigFile() { std::filesystem::remove(path_); }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+TEST(Options, ReadsValuesFlagsListsAndTheArgument) {
+  Options options = sample();
+  ASSERT_TRUE(options.parse({"web1", "--memory", "1G", "--disk=a", "--disk", "b", "--verbose"}));
+  EXPECT_EQ(options.text("NAME"), "web1");
+  EXPECT_EQ(options.size("memory"), 1ull << 30);
+  EXPECT_EQ(options.all("disk"), (std::vector<std::string>{"a", "b"}));
+  EXPECT_TRUE(options.on("verbose"));
+  EXPECT_FALSE(options.has("timeout"));
+}
+
+TEST(Options, NameTheFlagThatIsWrong) {
+  EXPECT_EQ(complaint({"web1", "--memory", "12"}), "--memory: 12 lacks a unit, such as 256M or 2G");
+  EXPECT_EQ(complaint({"web1", "--timeout", "soon"}),
+            "--timeout: \"soon\" is not a time, such as 50ms or 60s");
+  EXPECT_EQ(complaint({"web1", "--memory"}), "--memory: lacks a value");
+  EXPECT_EQ(complaint({"web1", "--memory", "1G", "--memory", "2G"}), "--memory: given twice");
+  EXPECT_EQ(complaint({"web1", "--colour"}), "unknown option --colour");
+  EXPECT_EQ(complaint({"web1", "--mem", "1G"}), "unknown option --mem");
+  EXPECT_EQ(complaint({"web1", "web2"}), "too many arguments");
+  EXPECT_EQ(complaint({}), "NAME is missing: godwit sample NAME");
+}
+
+TEST(Options, TakeTheConfigurationFileUnlessTheCommandLineSaysOtherwise) {
+  const ConfigFile file(
+      "# a guest\nmemory = 2G\ntimeout = 5s\ndisk = a\ndisk = b\nverbose = true\n");
+  Options options = sample();
+  ASSERT_TRUE(options.parse({"web1", "--config", file.path(), "--timeout", "7s"}));
+  EXPECT_EQ(options.size("memory"), 2ull << 30);
+  EXPECT_EQ(options.time_ns("timeout"), 7'000'000'000u);
+  EXPECT_EQ(options.all("disk").size(), 2u);
+  EXPECT_TRUE(options.on("verbose"));
+}
+
+TEST(Options, RefuseABadConfigurationFileInOneLine) {
+  const ConfigFile unknown("colour = red\n");
+  EXPECT_EQ(complaint({"web1", "--config", unknown.path()}),
+            "--config: " + unknown.path() + ": unknown option colour");
+  EXPECT_EQ(complaint({"web1", "--config", "/nowhere/x.ini"}),
+            "--config: cannot read /nowhere/x.ini");
+  EXPECT_EQ(complaint({"web1", "--config", "/"}), "--config: cannot read /");
+  const ConfigFile garbage("]]]\n");
+  EXPECT_EQ(complaint({"web1", "--config", garbage.path()}).rfind("--config: ", 0), 0u);
+}
+
+class MachineOptions : public testing::Test {
+ protected:
+  MachineOptions() {
+    std::string elf(64, '\0');
+    elf.replace(0, 4, "\177ELF");
+    std::ofstream(kernel_) << elf;
+    std::ofstream(disk_) << "image";
+    std::ofstream(text_) << "just a text";
+  }
+  ~MachineOptions() override {
+    for (const auto& path : {kernel_, disk_, text_}) std::filesystem::remove(path);
+  }
+
+  std::string complaint(std::vector<std::string> words) {
+    Options options("run", "", "");
+    add_machine_options(options);
+    for (const auto& [flag, value] :
+         {std::pair<std::string, std::string>{"--name", "web1"}, {"--kernel", kernel_}}) {
+      if (std::find(words.begin(), words.end(), flag) == words.end()) {
+        words.insert(words.end(), {flag, value});
+      }
+    }
+    try {
+      options.parse(words);
+      config_ = machine_config(options);
+    } catch (const UsageError& error) {
+      return error.what();
+    }
+    return "none";
+  }
+
+  std::string base_ = testing::TempDir() + "godwit_machine_" + std::to_string(::getpid());
+  std::string kernel_ = base_ + ".elf";
+  std::string disk_ = base_ + ".img";
+  std::string text_ = base_ + ".txt";
+  vmm::MachineConfig config_;
+};
+
+TEST_F(MachineOptions, DescribeAMachine) {
+  EXPECT_EQ(complaint({"--memory", "512M", "--cpus", "2", "--disk", disk_ + ",readonly"}), "none");
+  EXPECT_EQ(config_.memory_bytes, 512ull << 20);
+  EXPECT_EQ(config_.cpus, 2u);
+  EXPECT_EQ(config_.disks, (std::vector<vmm::DiskConfig>{{disk_, true}}));
+  EXPECT_EQ(config_.name, "web1");
+}
+
+TEST_F(MachineOptions, RefuseMemoryNoGuestCanHave) {
+  EXPECT_EQ(complaint({"--memory", "0"}), "--memory: 0 is too small: at least 2M");
+  EXPECT_EQ(complaint({"--memory", "1M"}), "--memory: 1M is too small: at least 2M");
+  EXPECT_EQ(complaint({"--memory", "3M"}), "--memory: 3M is no multiple of 2M");
+  EXPECT_EQ(complaint({"--memory", "17T"}).rfind("--memory: 17T is more than this host has (", 0),
+            0u);
+}
+
+TEST_F(MachineOptions, RefuseWhatIsNoKernel) {
+  EXPECT_EQ(complaint({"--kernel", "/nowhere"}), "--kernel: /nowhere: No such file or directory");
+  EXPECT_EQ(complaint({"--kernel", text_}),
+            "--kernel: " + text_ + " is no kernel: neither a bzImage nor a PVH ELF image");
+  EXPECT_EQ(complaint({"--kernel", "/tmp"}), "--kernel: /tmp is a directory");
+}
+
+TEST_F(MachineOptions, RefuseDisksThatAreNone) {
+  EXPECT_EQ(complaint({"--disk", "/nowhere"}), "--disk: /nowhere: No such file or directory");
+  EXPECT_EQ(complaint({"--disk", "/dev/null"}),
+            "--disk: /dev/null is neither an image file nor a block device");
+  EXPECT_EQ(complaint({"--disk", disk_, "--disk", disk_}), "--disk: " + disk_ + " is given twice");
+}
+
+TEST_F(MachineOptions, RefuseBadNamesAndCpus) {
+  EXPECT_EQ(complaint({"--name", "a/b"}).rfind("--name: a guest's name is 1 to 64 of", 0), 0u);
+  EXPECT_EQ(complaint({"--name", std::string(65, 'a')}).rfind("--name: ", 0), 0u);
+  EXPECT_EQ(complaint({"--cpus", "17"}), "--cpus: \"17\" is not a number from 1 to 16");
+  EXPECT_EQ(complaint({"--append", std::string(3000, 'a')}),
+            "--append: 3000 characters are too many: at most 2047");
+}
+
+}  // namespace
+}  // namespace godwit::node
