@@ -301,6 +301,7 @@ void VirtioPci::save(vmm::StateWriter& writer, std::uint32_t instance) const {
   static_assert(std::has_unique_object_representations_v<Common>);
   const std::lock_guard lock(mutex_);
   writer.begin(kind(), kStateVersion, instance);
+  writer.put(bar_address_);
   config_.save(writer);
   msix_.save(writer);
   writer.put(common_);
@@ -316,6 +317,7 @@ void VirtioPci::restore(vmm::StateReader& reader, std::uint32_t instance) {
   const std::lock_guard lock(mutex_);
   stop_backend();
   reader.begin(kind(), kStateVersion, instance);
+  if (reader.get<std::uint64_t>() != bar_address_) reader.fail("its BAR is placed elsewhere here");
   config_.restore(reader);
   msix_.set_control(static_cast<std::uint16_t>(config_.read(msix_capability_ + 2U, 2)));
   msix_.restore(reader);
