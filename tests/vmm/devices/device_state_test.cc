@@ -1,0 +1,234 @@
+// One suite over every device: what is saved, changed and restored into a fresh one of the same
+// shape is the same again; what is truncated, foreign or corrupt is refused with StateError, and
+// random bytes do no harm. A new device adds itself to kRigs.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <random>
+
+#include "tests/vmm/devices/virtio/blk_fixture.h"
+#include "vmm/devices/pci/host_bridge.h"
+#include "vmm/devices/power.h"
+#include "vmm/devices/serial.h"
+
+namespace godwit::devices {
+namespace {
+
+/// A device with its wiring, and something a guest would do to it that changes its state.
+class Rig {
+ public:
+  virtual ~Rig() = default;
+  virtual Device& device() = 0;
+  virtual void use() = 0;
+};
+
+class SerialRig final : public Rig {
+ public:
+  Device& device() override { return serial_; }
+  void use() override {
+    write_as<std::uint8_t>(serial_, 2, 0x41);
+    write_as<std::uint8_t>(serial_, 1, 0x0f);
+    write_as<std::uint8_t>(serial_, 7, 0x5a);
+    const std::vector<std::byte> typed(40, std::byte{'t'});
+    serial_.input(typed);
+  }
+
+ private:
+  CountingLine line_;
+  Serial serial_{line_, nullptr};
+};
+
+class PowerRig final : public Rig {
+ public:
+  Device& device() override { return power_; }
+  void use() override { power_.press_button(); }
+
+ private:
+  CountingLine line_;
+  Power power_{line_, [] {}, [] {}};
+};
+
+class KeyboardRig final : public Rig {
+ public:
+  Device& device() override { return keyboard_; }
+  void use() override {}
+
+ private:
+  KeyboardReset keyboard_{[] {}};
+};
+
+class HostBridgeRig final : public Rig {
+ public:
+  Device& device() override { return bridge_; }
+  void use() override {
+    write_as<std::uint32_t>(bridge_, 0, 0x80000004);
+    write_as<std::uint16_t>(bridge_, 4, 0x0107);
+  }
+
+ private:
+  PciHostBridge bridge_;
+};
+
+class BlkRig final : public Rig {
+ public:
+  Device& device() override { return machine_.device; }
+  void use() override {
+    ASSERT_EQ(driver_.bring_up(), 15);
+    ASSERT_EQ(driver_.request(kBlkGetId, 0, {{4 << 20, 20, true}}), kBlkOk);
+    write_as<std::uint32_t>(machine_.device, machine_.registers.table + 12, 1);  // mask vector 0
+    ASSERT_EQ(driver_.request(kBlkGetId, 0, {{4 << 20, 20, true}}), kBlkOk);  // leaves it pending
+  }
+
+ private:
+  ScratchFile file_{kImageSize};
+  BlkMachine machine_{file_.path};
+  BlkDriver driver_{machine_};
+};
+
+struct Kind {
+  const char* name;
+  std::unique_ptr<Rig> (*make)();
+  bool has_state = true;
+};
+
+const Kind kRigs[] = {
+    {"Serial", [] { return std::unique_ptr<Rig>(new SerialRig); }},
+    {"Power", [] { return std::unique_ptr<Rig>(new PowerRig); }},
+    {"KeyboardReset", [] { return std::unique_ptr<Rig>(new KeyboardRig); }, false},
+    {"PciHostBridge", [] { return std::unique_ptr<Rig>(new HostBridgeRig); }},
+    {"VirtioBlk", [] { return std::unique_ptr<Rig>(new BlkRig); }},
+};
+
+class DeviceStateTest : public testing::TestWithParam<Kind> {
+ protected:
+  static std::unique_ptr<Rig> make() {
+    auto rig = GetParam().make();
+    return rig;
+  }
+  static std::vector<std::byte> used_state() {
+    auto rig = make();
+    rig->use();
+    rig->device().quiesce();
+    return save_of(rig->device(), 3);
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Devices, DeviceStateTest, testing::ValuesIn(kRigs),
+                         [](const auto& param) { return std::string(param.param.name); });
+
+TEST_P(DeviceStateTest, RestoredIntoAFreshOneItIsTheSame) {
+  const auto state = used_state();
+  auto fresh = make();
+  fresh->device().quiesce();
+  if (GetParam().has_state) {
+    EXPECT_NE(save_of(fresh->device(), 3), state);
+  }
+  restore_from(fresh->device(), state, 3);
+  EXPECT_EQ(save_of(fresh->device(), 3), state);
+}
+
+TEST_P(DeviceStateTest, ResumedItGoesOn) {
+  const auto state = used_state();
+  auto fresh = make();
+  fresh->device().quiesce();
+  restore_from(fresh->device(), state, 3);
+  fresh->device().resume();
+  fresh->device().quiesce();
+  EXPECT_FALSE(save_of(fresh->device(), 3).empty());
+}
+
+TEST_P(DeviceStateTest, SavingTwiceSavesTheSame) {
+  auto rig = make();
+  rig->use();
+  rig->device().quiesce();
+  EXPECT_EQ(save_of(rig->device()), save_of(rig->device()));
+}
+
+TEST_P(DeviceStateTest, EveryTruncationIsRefused) {
+  const auto state = used_state();
+  for (std::size_t size = 0; size < state.size(); size = size < 128 ? size + 1 : size + 7) {
+    auto fresh = make();
+    fresh->device().quiesce();
+    EXPECT_THROW(restore_from(fresh->device(), std::span(state).first(size), 3), vmm::StateError)
+        << size;
+  }
+}
+
+TEST_P(DeviceStateTest, AShortOrLongPayloadIsRefused) {
+  auto state = used_state();
+  auto size = state.size() - sizeof(vmm::SectionHeader);
+  const auto set_size = [&](std::uint64_t value) {
+    std::memcpy(state.data() + offsetof(vmm::SectionHeader, size), &value, sizeof value);
+  };
+  state.push_back(std::byte{0});
+  set_size(size + 1);
+  auto fresh = make();
+  fresh->device().quiesce();
+  EXPECT_THROW(restore_from(fresh->device(), state, 3), vmm::StateError);
+  if (size == 0) return;
+  state.resize(state.size() - 2);
+  set_size(size - 1);
+  fresh = make();
+  fresh->device().quiesce();
+  EXPECT_THROW(restore_from(fresh->device(), state, 3), vmm::StateError);
+}
+
+TEST_P(DeviceStateTest, AnotherInstanceOrKindIsRefused) {
+  const auto state = used_state();
+  auto fresh = make();
+  fresh->device().quiesce();
+  EXPECT_THROW(restore_from(fresh->device(), state, 4), vmm::StateError);
+  auto foreign = state;
+  foreign[0] ^= std::byte{1};
+  EXPECT_THROW(restore_from(fresh->device(), foreign, 3), vmm::StateError);
+  auto newer = state;
+  newer[offsetof(vmm::SectionHeader, version)] ^= std::byte{2};
+  EXPECT_THROW(restore_from(fresh->device(), newer, 3), vmm::StateError);
+}
+
+// A corrupt payload is refused or taken; either way the device must go on without harm.
+void feed(Rig& rig, const std::vector<std::byte>& state) {
+  rig.device().quiesce();
+  try {
+    restore_from(rig.device(), state, 3);
+  } catch (const vmm::StateError&) {
+  }
+  rig.device().resume();
+  for (std::uint64_t offset = 0; offset < 64; offset += 4) {
+    read_as<std::uint32_t>(rig.device(), offset);
+    read_as<std::uint8_t>(rig.device(), offset);
+  }
+  rig.device().quiesce();
+  save_of(rig.device());
+}
+
+TEST_P(DeviceStateTest, FlippedBitsDoNoHarm) {
+  const auto state = used_state();
+  std::mt19937 random(1);
+  for (int i = 0; i < 300 && state.size() > sizeof(vmm::SectionHeader); ++i) {
+    auto corrupt = state;
+    for (unsigned flips = 1 + random() % 4; flips > 0; --flips) {
+      const auto at =
+          sizeof(vmm::SectionHeader) + random() % (state.size() - sizeof(vmm::SectionHeader));
+      corrupt[at] ^= std::byte{static_cast<std::uint8_t>(1U << random() % 8)};
+    }
+    auto fresh = make();
+    feed(*fresh, corrupt);
+  }
+}
+
+TEST_P(DeviceStateTest, RandomBytesDoNoHarm) {
+  const auto state = used_state();
+  std::mt19937 random(2);
+  for (int i = 0; i < 100; ++i) {
+    auto corrupt = state;
+    for (std::size_t at = sizeof(vmm::SectionHeader); at < corrupt.size(); ++at) {
+      corrupt[at] = std::byte{static_cast<std::uint8_t>(random())};
+    }
+    auto fresh = make();
+    feed(*fresh, corrupt);
+  }
+}
+
+}  // namespace
+}  // namespace godwit::devices
