@@ -1,5 +1,6 @@
-// One virtual machine: owns RAM, vCPUs and devices; member order is teardown order. Commands (start,
-// pause, save, ...) come from one thread at a time; wait(), request_stop() and console_input() from any.
+// One virtual machine: owns RAM, vCPUs and devices; member order is teardown order. Commands
+// (start, pause, save, ...) come from one thread at a time; wait(), request_stop() and
+// console_input() from any.
 #pragma once
 
 #include <cstddef>
@@ -37,12 +38,13 @@ class Machine {
 
   const MachineConfig& config() const;
 
-  /// Takes / releases the exclusive locks of writable disks. lock_disks() throws naming the image and,
-  /// where known, who holds it.
+  /// Takes / releases the exclusive locks of writable disks. lock_disks() throws naming the image
+  /// and, where known, who holds it.
   void lock_disks();
   void unlock_disks();
 
-  /// Loads kernel, initrd and command line and sets the boot vCPU to its entry. Once, before start().
+  /// Loads kernel, initrd and command line and sets the boot vCPU to its entry. Once, before
+  /// start().
   void boot();
 
   /// Lets the vCPUs run, at first or after pause().
@@ -59,10 +61,11 @@ class Machine {
   memory::GuestMemory& memory();
   memory::DirtyLog& dirty_log();
 
-  /// What a destination must have for this guest: CPUID features and kernel capabilities, as JSON text
-  /// (opaque to everyone but `refusal`).
+  /// What a destination must have for this guest: CPUID features and kernel capabilities, as JSON
+  /// text (opaque to everyone but `refusal`).
   std::string requirements() const;
-  /// Why this host cannot run a guest with those requirements, every missing feature named; empty if it can.
+  /// Why this host cannot run a guest with those requirements, every missing feature named; empty
+  /// if it can.
   static std::string refusal(const std::string& requirements);
 
   /// Blocks until the guest powers off, resets, fails, or request_stop() is called.
@@ -72,8 +75,8 @@ class Machine {
   /// Presses the ACPI power button: the guest's own shutdown; what it does with it is its affair.
   void press_power_button();
 
-  /// Bytes typed at the console. What does not fit in the serial FIFO waits in a bounded queue; returns
-  /// how many bytes were taken.
+  /// Bytes typed at the console. What does not fit in the serial FIFO waits in a bounded queue;
+  /// returns how many bytes were taken.
   std::size_t console_input(std::span<const std::byte> bytes);
 
   /// CPU time the vCPU threads have used, nanoseconds.

@@ -171,6 +171,23 @@ void KvmVm::set_irqchip(const kvm_irqchip& chip) {
   call(fd_, KVM_SET_IRQCHIP, &chip, "KVM_SET_IRQCHIP");
 }
 
+void KvmVm::pulse_irq(std::uint32_t gsi) {
+  for (const std::uint32_t level : {1u, 0u}) {
+    kvm_irq_level line = {};
+    line.irq = gsi;
+    line.level = level;
+    call(fd_, KVM_IRQ_LINE, &line, "KVM_IRQ_LINE");
+  }
+}
+
+bool KvmVm::signal_msi(std::uint64_t address, std::uint32_t data) {
+  kvm_msi msi = {};
+  msi.address_lo = static_cast<std::uint32_t>(address);
+  msi.address_hi = static_cast<std::uint32_t>(address >> 32);
+  msi.data = data;
+  return call(fd_, KVM_SIGNAL_MSI, &msi, "KVM_SIGNAL_MSI") > 0;
+}
+
 void KvmVm::irqfd(int event_fd, std::uint32_t gsi, bool assign) {
   kvm_irqfd irqfd = {};
   irqfd.fd = static_cast<std::uint32_t>(event_fd);

@@ -54,6 +54,10 @@ class KvmVm {
   void create_irqchip();                            // 4.24: PIC, I/O APIC and local APICs
   kvm_irqchip get_irqchip(std::uint32_t id) const;  // 4.26
   void set_irqchip(const kvm_irqchip& chip);        // 4.27
+  /// 4.25: an edge on an input of the I/O APIC; delivered when this returns.
+  void pulse_irq(std::uint32_t gsi);
+  /// 4.71: delivered when this returns; false when the guest's local APIC does not take it.
+  bool signal_msi(std::uint64_t address, std::uint32_t data);
   /// 4.75: each signal of `event_fd` is an edge on `gsi`, until unassigned.
   void irqfd(int event_fd, std::uint32_t gsi, bool assign);
   /// 4.59: a guest write of `length` bytes at MMIO `address` signals `event_fd`.

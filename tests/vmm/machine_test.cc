@@ -1,0 +1,289 @@
+#include "vmm/machine.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <mutex>
+#include <thread>
+
+#include "tests/vmm/tiny_guest.h"
+#include "vmm/boot/layout.h"
+#include "vmm/exit.h"
+
+namespace godwit::vmm {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::Code;
+using testing::operator+;
+using testing::TemporaryFile;
+
+constexpr std::uint64_t kMiB = 1 << 20;
+
+/// Collects console output; the vCPU thread writes, the test reads.
+class Console {
+ public:
+  ConsoleSink sink() {
+    return [this](std::span<const std::byte> bytes) {
+      const std::lock_guard lock(mutex_);
+      text_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    };
+  }
+  std::string text() {
+    const std::lock_guard lock(mutex_);
+    return text_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::string text_;
+};
+
+MachineConfig config_for(const std::string& kernel, unsigned cpus = 1) {
+  MachineConfig config;
+  config.name = "test";
+  config.memory_bytes = 8 * kMiB;
+  config.cpus = cpus;
+  config.kernel = kernel;
+  return config;
+}
+
+std::uint32_t counter(Machine& machine) {
+  return machine.memory().load<std::uint32_t>(testing::kCounter).value();
+}
+
+/// Waits until the guest has counted on from `from`.
+void wait_for_count(Machine& machine, std::uint32_t from) {
+  for (int i = 0; i < 5000 && counter(machine) <= from; ++i) std::this_thread::sleep_for(1ms);
+  ASSERT_GT(counter(machine), from);
+}
+
+TEST(Machine, RunsAGuestUntilItPowersOff) {
+  const TemporaryFile kernel(testing::tiny_elf(testing::print("ok\n") + testing::power_off()));
+  for (const unsigned cpus : {1u, 2u, 16u}) {
+    Console console;
+    Machine machine(config_for(kernel.path(), cpus), console.sink());
+    EXPECT_EQ(machine.first_instruction_ns(), 0u);
+    machine.boot();
+    machine.resume();
+    const End end = machine.wait();
+    EXPECT_EQ(end.kind, End::Kind::kPowerOff) << end.why;
+    EXPECT_EQ(console.text(), "ok\n");
+    EXPECT_GT(machine.first_instruction_ns(), 0u);
+  }
+}
+
+TEST(Machine, TellsAResetFromAPowerOff) {
+  for (const auto& reset : {testing::out_byte(boot::kResetPort, boot::kResetValue),
+                            testing::out_byte(boot::kKeyboardPort, boot::kKeyboardResetValue)}) {
+    const TemporaryFile kernel(testing::tiny_elf(reset + Code{0xf4, 0xeb, 0xfd}));
+    Machine machine(config_for(kernel.path()), {});
+    machine.boot();
+    machine.resume();
+    EXPECT_EQ(machine.wait().kind, End::Kind::kReset);
+  }
+}
+
+TEST(Machine, SaysSoWhenTheGuestCrashes) {
+  // lidt with an empty table, then int3: a triple fault.
+  const TemporaryFile kernel(testing::tiny_elf({0x0f, 0x01, 0x1d, 0x00, 0x00, 0x20, 0x00, 0xcc}));
+  Machine machine(config_for(kernel.path()), {});
+  machine.boot();
+  machine.resume();
+  const End end = machine.wait();
+  EXPECT_EQ(end.kind, End::Kind::kFailed);
+  // A KVM that emulates guest code gives up earlier, and says what it is.
+  const char* expected = host_has_hardware_virtualization() ? "triple fault" : "emulates guest code";
+  EXPECT_NE(end.why.find(expected), std::string::npos) << end.why;
+}
+
+TEST(Machine, StopsOnRequest) {
+  const TemporaryFile kernel(testing::tiny_elf(testing::count_until_told()));
+  Machine machine(config_for(kernel.path()), {});
+  machine.boot();
+  machine.resume();
+  std::thread stopper([&] {
+    std::this_thread::sleep_for(20ms);
+    machine.request_stop();
+  });
+  EXPECT_EQ(machine.wait().kind, End::Kind::kStopped);
+  stopper.join();
+}
+
+TEST(Machine, StandsStillWhilePaused) {
+  const TemporaryFile kernel(testing::tiny_elf(testing::count_until_told() + testing::power_off()));
+  Machine machine(config_for(kernel.path(), 2), {});
+  machine.boot();
+  machine.resume();
+  wait_for_count(machine, 0);
+  for (int i = 0; i < 50; ++i) {
+    machine.pause();
+    EXPECT_FALSE(machine.running());
+    const std::uint32_t before = counter(machine);
+    if (i == 0) std::this_thread::sleep_for(20ms);
+    EXPECT_EQ(counter(machine), before);
+    machine.resume();
+  }
+  wait_for_count(machine, counter(machine));
+  machine.memory().store<std::uint32_t>(testing::kStopFlag, 1);
+  EXPECT_EQ(machine.wait().kind, End::Kind::kPowerOff);
+}
+
+/// Copies RAM page by page, as a move does.
+void copy_memory(Machine& from, Machine& to) {
+  for (const auto range : from.memory().populated({0, from.memory().pages()})) {
+    const auto source = from.memory().page_bytes(range);
+    std::copy(source.begin(), source.end(), to.memory().page_bytes(range).begin());
+  }
+}
+
+TEST(Machine, GoesOnElsewhereWhereItStopped) {
+  const TemporaryFile kernel(testing::tiny_elf(testing::count_until_told() + testing::print("end") +
+                                               testing::power_off()));
+  for (const unsigned cpus : {1u, 2u, 16u}) {
+    Console console;
+    auto here = std::make_unique<Machine>(config_for(kernel.path(), cpus), console.sink());
+    here->boot();
+    here->resume();
+    for (int hop = 0; hop < 3; ++hop) {
+      wait_for_count(*here, counter(*here));
+      auto there = std::make_unique<Machine>(config_for(kernel.path(), cpus), console.sink());
+      here->pause();
+      const auto state = here->save();
+      EXPECT_LT(state.size(), cpus * 64 * 1024);
+      copy_memory(*here, *there);
+      there->restore(state);
+      const std::uint32_t before = counter(*there);
+      there->resume();
+      wait_for_count(*there, before);
+      EXPECT_EQ(counter(*here), before);  // the old one stands still
+      here = std::move(there);
+    }
+    here->memory().store<std::uint32_t>(testing::kStopFlag, 1);
+    EXPECT_EQ(here->wait().kind, End::Kind::kPowerOff);
+    EXPECT_EQ(console.text(), "end");
+  }
+}
+
+TEST(Machine, SavesTheSameAgainAfterARestore) {
+  const TemporaryFile kernel(testing::tiny_elf(testing::count_until_told()));
+  Machine here(config_for(kernel.path()), {});
+  here.boot();
+  here.resume();
+  wait_for_count(here, 0);
+  here.pause();
+  const auto state = here.save();
+  Machine there(config_for(kernel.path()), {});
+  there.restore(state);
+  const auto again = there.save();
+  EXPECT_EQ(state.size(), again.size());
+}
+
+TEST(Machine, RefusesStatesThatAreNotItsOwn) {
+  const TemporaryFile kernel(testing::tiny_elf(testing::count_until_told()));
+  Machine source(config_for(kernel.path()), {});
+  source.boot();
+  const auto state = source.save();
+  {
+    Machine two(config_for(kernel.path(), 2), {});
+    EXPECT_THROW(two.restore(state), StateError);
+  }
+  for (const std::size_t size :
+       {std::size_t{0}, std::size_t{40}, state.size() / 2, state.size() - 1}) {
+    Machine other(config_for(kernel.path()), {});
+    EXPECT_THROW(other.restore(std::span(state).first(size)), StateError) << size;
+  }
+  auto longer = state;
+  longer.push_back(std::byte{0});
+  Machine other(config_for(kernel.path()), {});
+  EXPECT_THROW(other.restore(longer), StateError);
+}
+
+TEST(Machine, RefusesImpossibleShapes) {
+  const auto with = [](std::uint64_t memory, unsigned cpus) {
+    MachineConfig config = config_for("/nonexistent", cpus);
+    config.memory_bytes = memory;
+    return config;
+  };
+  EXPECT_THROW(Machine(with(0, 1), {}), std::runtime_error);
+  EXPECT_THROW(Machine(with(kMiB, 1), {}), std::runtime_error);
+  EXPECT_THROW(Machine(with(std::uint64_t{17} << 40, 1), {}), std::runtime_error);
+  EXPECT_THROW(Machine(with(8 * kMiB, 0), {}), std::runtime_error);
+  EXPECT_THROW(Machine(with(8 * kMiB, 17), {}), std::runtime_error);
+  Machine machine(with(8 * kMiB, 1), {});
+  EXPECT_THROW(machine.boot(), std::runtime_error);
+}
+
+TEST(Machine, AnswersItsOwnRequirements) {
+  const TemporaryFile kernel(testing::tiny_elf(testing::power_off()));
+  Machine machine(config_for(kernel.path(), 2), {});
+  EXPECT_EQ(Machine::refusal(machine.requirements()), "");
+  EXPECT_NE(Machine::refusal("{}"), "");
+  EXPECT_NE(Machine::refusal(""), "");
+  EXPECT_NE(Machine::refusal(R"({"version":1,"cpus":1,"tsc_khz":0,"cpuid":[[0,0,0]]})"), "");
+}
+
+TEST(DirtyLog, SeesWhatGuestAndVmmWrite) {
+  const TemporaryFile kernel(testing::tiny_elf(testing::count_until_told() + testing::power_off()));
+  Machine machine(config_for(kernel.path()), {});
+  machine.boot();
+  machine.resume();
+  wait_for_count(machine, 0);
+  memory::DirtyLog& log = machine.dirty_log();
+  const std::uint64_t pages = machine.memory().pages();
+  const memory::PageRange all{0, pages};
+  const std::uint64_t counter_page = testing::kCounter / memory::kPageSize;
+
+  log.start();
+  memory::PageBitmap dirty(pages);
+  log.collect(dirty);
+  EXPECT_EQ(dirty.count(), pages);  // at first everything
+
+  log.clear(all);
+  wait_for_count(machine, counter(machine));
+  constexpr std::uint64_t kOurs = 7 * kMiB;
+  machine.memory().store<std::uint8_t>(kOurs, 1);
+  machine.pause();
+  dirty.clear();
+  log.collect(dirty);
+  EXPECT_EQ(dirty.ranges(),
+            (std::vector<memory::PageRange>{{counter_page, 1}, {kOurs / memory::kPageSize, 1}}));
+  dirty.clear();
+  log.collect(dirty);
+  EXPECT_EQ(dirty.count(), 2u);  // collecting forgets nothing
+
+  // What was dirtied after the last collect() must survive clear().
+  machine.memory().store<std::uint8_t>(kOurs + memory::kPageSize, 1);
+  log.clear(all);
+  dirty.clear();
+  log.collect(dirty);
+  EXPECT_EQ(dirty.ranges(), (std::vector<memory::PageRange>{{kOurs / memory::kPageSize + 1, 1}}));
+  log.clear(all);
+  dirty.clear();
+  log.collect(dirty);
+  EXPECT_EQ(dirty.count(), 0u);
+
+  machine.resume();
+  wait_for_count(machine, counter(machine));
+  log.collect(dirty);
+  EXPECT_TRUE(dirty.test(counter_page));
+  log.clear({counter_page / 64 * 64, 64});
+  wait_for_count(machine, counter(machine));
+  dirty.clear();
+  log.collect(dirty);
+  EXPECT_TRUE(dirty.test(counter_page));  // protected again, seen again
+
+  EXPECT_THROW(log.clear({1, 64}), std::invalid_argument);
+  EXPECT_THROW(log.clear({0, pages + 64}), std::out_of_range);
+  log.stop();
+  log.stop();
+  EXPECT_THROW(log.collect(dirty), std::logic_error);
+  log.start();
+  dirty.clear();
+  log.collect(dirty);
+  EXPECT_EQ(dirty.count(), pages);
+  machine.pause();
+}
+
+}  // namespace
+}  // namespace godwit::vmm
