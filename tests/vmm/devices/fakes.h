@@ -40,6 +40,7 @@ class FakeVectors final : public MsiVectorFactory {
 
   std::vector<std::unique_ptr<Record>> records;
   bool out_of_routes = false;
+  bool refuses_messages = false;
 
  private:
   struct Vector final : MsiVector {
@@ -49,7 +50,10 @@ class FakeVectors final : public MsiVectorFactory {
       const std::lock_guard lock(record.mutex);
       record.routes.push_back(message);
     }
-    void trigger() override { ++record.fired; }
+    void trigger() override {
+      if (owner.refuses_messages) throw std::system_error(EINVAL, std::generic_category(), "send");
+      ++record.fired;
+    }
     FakeVectors& owner;
     Record& record;
   };

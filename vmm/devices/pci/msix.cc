@@ -93,15 +93,15 @@ void Msix::route(unsigned vector) {
 // After any change: keeps the route of an unmasked vector current and sends what waited for it.
 void Msix::update(unsigned vector) {
   if (!enabled_ || masked(vector)) return;
+  const std::uint64_t bit = std::uint64_t{1} << vector;
   try {
     route(vector);
+    if ((pending_ & bit) == 0) return;
+    lines_[vector]->trigger();
+    pending_ &= ~bit;
   } catch (const std::system_error&) {
-    return;  // the host has no route left, or the message makes no sense: the vector stays pending
+    // The host has no route left, or the guest's message goes nowhere: the vector stays pending.
   }
-  const std::uint64_t bit = std::uint64_t{1} << vector;
-  if ((pending_ & bit) == 0) return;
-  pending_ &= ~bit;
-  lines_[vector]->trigger();
 }
 
 void Msix::save(vmm::StateWriter& writer) const {

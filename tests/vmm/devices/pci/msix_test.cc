@@ -105,6 +105,17 @@ TEST_F(MsixTest, AVectorThatTheHostCannotRouteStaysPending) {
   EXPECT_EQ(vectors_.fired(0), 1);
 }
 
+TEST_F(MsixTest, AMessageThatGoesNowhereDoesNoHarm) {
+  msix_.set_control(Msix::kControlEnable);
+  program(0, 0x40);
+  vectors_.refuses_messages = true;
+  msix_.trigger(0);
+  EXPECT_EQ(pending(), 1u);
+  vectors_.refuses_messages = false;
+  msix_.trigger(0);
+  EXPECT_EQ(vectors_.fired(0), 1);
+}
+
 TEST_F(MsixTest, RestoresRoutesWithoutFiring) {
   msix_.set_control(Msix::kControlEnable);
   program(0, 0x40);
