@@ -114,7 +114,7 @@ std::vector<std::string> live_sockets() {
   return paths;
 }
 
-ControlSocket::ControlSocket(std::string path, const std::string& name)
+ControlSocket::ControlSocket(const std::string& path, const std::string& name)
     : path_(std::filesystem::absolute(path).string()), listener_(unix_socket()) {
   const sockaddr_un address = address_of(path_);
   make_runtime_directory(path_);

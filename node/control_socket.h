@@ -30,7 +30,7 @@ class ControlSocket {
  public:
   /// Claims `path`; a stale socket is replaced. Throws std::runtime_error with one line when a
   /// guest (called `name` in the message) is already running there or the path is no use.
-  ControlSocket(std::string path, const std::string& name);
+  ControlSocket(const std::string& path, const std::string& name);
   ~ControlSocket();
   ControlSocket(const ControlSocket&) = delete;
   ControlSocket& operator=(const ControlSocket&) = delete;

@@ -2,6 +2,9 @@
 // without KVM and without a network: what a test wants of them goes through these globals.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -17,22 +20,26 @@ namespace godwit::node {
 struct FakeWorld {
   std::mutex mutex;
   std::condition_variable changed;
-  std::vector<std::string> calls;     // what was done to machines, in order
   std::optional<vmm::End> end;        // what the guest does next
   std::string boot_error;             // boot() throws that
   std::optional<Move::End> move_end;  // how the move that is going on ends
-  bool move_cancelled = false;
-  int machines = 0;  // alive now
+  std::atomic<bool> move_cancelled = false;
+  std::atomic<int> machines = 0;    // alive now
 
+  /// What was done to machines, in order.
+  std::vector<std::string> calls() {
+    const std::lock_guard lock(mutex);
+    return calls_;
+  }
   void note(const std::string& what) {
     const std::lock_guard lock(mutex);
-    calls.push_back(what);
+    calls_.push_back(what);
     changed.notify_all();
   }
   bool wait_for(const std::string& what) {
     std::unique_lock lock(mutex);
     return changed.wait_for(lock, std::chrono::seconds(5), [&] {
-      return std::find(calls.begin(), calls.end(), what) != calls.end();
+      return std::find(calls_.begin(), calls_.end(), what) != calls_.end();
     });
   }
   void guest_does(vmm::End what) {
@@ -40,11 +47,18 @@ struct FakeWorld {
     end = std::move(what);
     changed.notify_all();
   }
+  void forget_move() {
+    const std::lock_guard lock(mutex);
+    move_end.reset();
+  }
   void move_ends(Move::End how) {
     const std::lock_guard lock(mutex);
     move_end = how;
     changed.notify_all();
   }
+
+ private:
+  std::vector<std::string> calls_;
 };
 
 FakeWorld& world();

@@ -52,7 +52,7 @@ class GuestTest : public testing::Test {
 TEST_F(GuestTest, BootsAndPowersOff) {
   EXPECT_EQ(state(), "booting");
   start();
-  EXPECT_EQ(world().calls, (Calls{"build", "lock", "boot", "resume"}));
+  EXPECT_EQ(world().calls(), (Calls{"build", "lock", "boot", "resume"}));
   EXPECT_EQ(state(), "running");
   world().guest_does({EndKind::kPowerOff, ""});
   EXPECT_EQ(outcome().kind, Outcome::Kind::kPowerOff);
@@ -61,8 +61,8 @@ TEST_F(GuestTest, BootsAndPowersOff) {
 TEST_F(GuestTest, RebootsInANewMachineAfterTheOldOneHasGone) {
   start();
   world().guest_does({EndKind::kReset, ""});
-  while (world().machines != 1 || world().calls.size() < 8) std::this_thread::yield();
-  EXPECT_EQ(world().calls,
+  while (world().machines != 1 || world().calls().size() < 8) std::this_thread::yield();
+  EXPECT_EQ(world().calls(),
             (Calls{"build", "lock", "boot", "resume", "build", "lock", "boot", "resume"}));
   EXPECT_EQ(guest_->status()["cpu_ms"], 10.0);
   world().guest_does({EndKind::kPowerOff, ""});
@@ -95,9 +95,9 @@ TEST_F(GuestTest, PausesAndResumesOnce) {
   EXPECT_THROW(migrate(), Conflict);
   guest_->resume();
   guest_->resume();
-  EXPECT_EQ(world().calls, (Calls{"build", "lock", "boot", "resume", "pause", "resume"}));
+  EXPECT_EQ(world().calls(), (Calls{"build", "lock", "boot", "resume", "pause", "resume"}));
   guest_->stop(false);
-  EXPECT_EQ(world().calls.back(), "button");
+  EXPECT_EQ(world().calls().back(), "button");
   guest_->stop(true);
   EXPECT_EQ(outcome().kind, Outcome::Kind::kStopped);
 }
@@ -106,7 +106,7 @@ TEST_F(GuestTest, EndsOnASignalThatCameBeforeItRan) {
   guest_->end({Outcome::Kind::kSignal, 15, "Terminated"});
   start();
   EXPECT_EQ(outcome().signal, 15);
-  EXPECT_EQ(world().calls, (Calls{"build", "lock", "boot"}));
+  EXPECT_EQ(world().calls(), (Calls{"build", "lock", "boot"}));
 }
 
 TEST_F(GuestTest, EndsWhenItHasMoved) {
@@ -146,7 +146,7 @@ TEST_F(GuestTest, CanMoveAgainAfterAMoveThatFailed) {
     migrate();
     world().move_ends(Move::End::kHere);
     EXPECT_TRUE(move_reported());
-    world().move_end.reset();
+    world().forget_move();
   }
   EXPECT_EQ(state(), "running");
   guest_->stop(true);
@@ -177,10 +177,10 @@ TEST_F(GuestTest, StaysStoppedInDoubtUntilResolvedHere) {
   EXPECT_TRUE(move_reported());
   EXPECT_EQ(state(), "in-doubt");
   EXPECT_THROW(guest_->resume(), Conflict);
-  EXPECT_EQ(world().calls.back(), "move");
+  EXPECT_EQ(world().calls().back(), "move");
   guest_->resolve(true);
   EXPECT_EQ(state(), "running");
-  EXPECT_EQ(world().calls.back(), "resume");
+  EXPECT_EQ(world().calls().back(), "resume");
   guest_->stop(true);
   outcome();
 }
@@ -192,7 +192,7 @@ TEST_F(GuestTest, EndsInDoubtWhenResolvedThere) {
   EXPECT_TRUE(move_reported());
   guest_->resolve(false);
   EXPECT_EQ(outcome().kind, Outcome::Kind::kMoved);
-  EXPECT_NE(world().calls.back(), "resume");
+  EXPECT_NE(world().calls().back(), "resume");
 }
 
 TEST_F(GuestTest, LeavesARefusedMoveWithoutATrace) {
