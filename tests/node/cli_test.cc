@@ -95,7 +95,7 @@ TEST_F(Cli, PrintsItsVersion) {
 }
 
 TEST_F(Cli, ExplainsEveryCommand) {
-  for (const auto* command : {"run", "receive", "migrate", "cancel", "list", "status", "pause",
+  for (const auto* command : {"run", "migrate", "cancel", "list", "status", "pause",
                               "resume", "stop", "resolve"}) {
     const Result result = godwit({command, "--help"});
     EXPECT_EQ(result.code, 0) << command;
