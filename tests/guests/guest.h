@@ -1,6 +1,6 @@
 // What our guests stand on: a console, time, sleep, ACPI, the command line. Freestanding, general
-// registers only, one or two vCPUs. Everything is slow where KVM emulates (0.5 us an instruction), so
-// memory is filled and compared by string instructions.
+// registers only, one or two vCPUs. Where KVM emulates, an instruction takes 0.5 us and a word of a string
+// instruction 0.9 us.
 #pragma once
 
 #include <concepts>
@@ -33,20 +33,6 @@ inline Cpuid cpuid(std::uint32_t leaf) {
   Cpuid r;
   asm volatile("cpuid" : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx) : "a"(leaf), "c"(0));
   return r;
-}
-inline void fill_words(std::uint64_t* to, std::uint64_t value, std::size_t words) {
-  asm volatile("rep stosq" : "+D"(to), "+c"(words) : "a"(value) : "memory", "cc");
-}
-/// How many words from `at` on equal `value`: `words` if all do.
-inline std::size_t equal_words(const std::uint64_t* at, std::uint64_t value, std::size_t words) {
-  const std::uint64_t* p = at;
-  std::size_t left = words;
-  bool same;
-  asm volatile("cmpq %%rax, %%rax; repe scasq"
-               : "+D"(p), "+c"(left), "=@ccz"(same)
-               : "a"(value)
-               : "memory");
-  return same ? words : static_cast<std::size_t>(p - at) - 1;
 }
 [[noreturn]] inline void halt() {
   for (;;) asm volatile("cli; hlt");
