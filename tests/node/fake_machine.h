@@ -24,7 +24,7 @@ struct FakeWorld {
   std::string boot_error;             // boot() throws that
   std::optional<Move::End> move_end;  // how the move that is going on ends
   std::atomic<bool> move_cancelled = false;
-  std::atomic<int> machines = 0;    // alive now
+  std::atomic<int> machines = 0;  // alive now
 
   /// What was done to machines, in order.
   std::vector<std::string> calls() {
