@@ -1,7 +1,7 @@
-// The transport of a move. It carries guest *pages*, not bytes: both ends have the same RAM layout, so a
-// range of pages names its source and its destination. Bound to one GuestMemory; used by one thread,
-// but for interrupt(). Every method throws ChannelError when the peer is gone, the link is cut, the peer
-// breaks the protocol, or interrupt() was called.
+// The transport of a move. It carries guest *pages*, not bytes: both ends have the same RAM layout,
+// so a range of pages names its source and its destination. Bound to one GuestMemory; used by one
+// thread, but for interrupt(). Every method throws ChannelError when the peer is gone, the link is
+// cut, the peer breaks the protocol, or interrupt() was called.
 #pragma once
 
 #include <cstddef>
@@ -37,12 +37,18 @@ class Channel {
   virtual void write(std::span<const memory::PageRange> ranges) = 0;
   /// Tells the peer that these pages are zero now; cheap. For pages that it has as something else.
   virtual void write_zero(std::span<const memory::PageRange> ranges) = 0;
-  /// Returns once every page written so far has left guest RAM (so its bytes no longer matter here).
+  /// Returns once every page written so far has left guest RAM (so its bytes no longer matter
+  /// here).
   virtual void flush() = 0;
   /// A message is received only after every page written before it is in the peer's guest RAM.
   virtual void send(MessageKind kind, std::span<const std::byte> payload) = 0;
-  /// Blocks for the next message, at most `timeout_ms` (-1: for ever); page frames are consumed on the way.
+  /// Blocks for the next message, at most `timeout_ms` (-1: for ever); page frames are consumed on
+  /// the way.
   virtual Message receive(int timeout_ms) = 0;
+
+  /// Destination, before the guest runs: from now on the peer cannot reach guest RAM through this
+  /// channel.
+  virtual void seal() {}
 
   /// Makes the blocked and all later calls throw. The only method safe from other threads.
   virtual void interrupt() = 0;

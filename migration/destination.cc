@@ -1,0 +1,134 @@
+#include "migration/destination.h"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <chrono>
+#include <utility>
+
+#include "migration/rdma_channel.h"
+#include "migration/tcp_channel.h"
+
+namespace godwit::migration {
+
+namespace {
+
+constexpr int kHelloTimeoutMs = 10000;
+constexpr int kCommitTimeoutMs = 30000;  // the source commits at once, or is gone
+constexpr std::chrono::milliseconds kPausedPatience{800};
+
+double cpu_ms() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  const auto ms = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) * 1e3 + static_cast<double>(t.tv_usec) / 1e3;
+  };
+  return ms(usage.ru_utime) + ms(usage.ru_stime);
+}
+
+}  // namespace
+
+Destination::Destination(sys::UniqueFd connection, DestinationOptions options)
+    : wire_(std::move(connection)), options_(std::move(options)), cpu_before_ms_(cpu_ms()) {}
+
+std::unique_ptr<vmm::Machine> Destination::run() {
+  wire_.set_deadline(Wire::Clock::now() + std::chrono::milliseconds(kHelloTimeoutMs));
+  wire_.greet();
+  try {
+    prepare();
+    take_guest();
+  } catch (const std::exception& error) {
+    try {
+      wire_.send_json(MessageKind::kRefuse, encode_reason(error.what()));
+    } catch (const ChannelError&) {
+      // It is gone: nobody to tell.
+    }
+    throw;
+  }
+  channel_.reset();
+  return std::move(machine_);
+}
+
+// Builds the machine in the shape the peer names, and the channel that it chooses.
+void Destination::prepare() {
+  const FrameHeader header = wire_.receive_header(kHelloTimeoutMs);
+  if (header.kind != MessageKind::kHello) {
+    throw ChannelError(fmt::format("the peer sent {}, Hello was due", kind_name(header.kind)));
+  }
+  Hello hello = decode_hello(wire_.receive_payload(header));
+  wire_.set_deadline(std::nullopt);
+  if (const std::string why = vmm::Machine::refusal(hello.requirements); !why.empty()) {
+    throw ChannelError(why);
+  }
+  options_.admit(hello.machine);
+  machine_ = std::make_unique<vmm::Machine>(hello.machine, options_.console);
+
+  Accept accept;
+  std::unique_ptr<RdmaEndpoint> endpoint;
+  if (hello.rdma) {
+    try {
+      require_memlock(hello.data_bytes);
+      endpoint = std::make_unique<RdmaEndpoint>(wire_.fd(), true);
+      endpoint->connect(hello.rdma_address);
+      accept.rdma = true;
+      accept.rdma_address = endpoint->address();
+    } catch (const RdmaError& error) {
+      accept.rdma_reason = error.what();
+      endpoint.reset();
+    }
+  }
+  wire_.send_json(MessageKind::kAccept, encode(accept));
+  const FrameHeader begin = wire_.receive_header(kHelloTimeoutMs);
+  const auto payload = wire_.receive_payload(begin);
+  if (begin.kind == MessageKind::kAbort)
+    throw ChannelError("the source gave up: " + decode_reason(payload));
+  if (begin.kind != MessageKind::kBegin) {
+    throw ChannelError(fmt::format("the peer sent {}, Begin was due", kind_name(begin.kind)));
+  }
+  transport_ = decode_begin(payload).transport;
+  if (transport_ == "rdma") {
+    if (!endpoint) throw ChannelError("the peer began by RDMA, which was not agreed");
+    channel_ = std::make_unique<RdmaChannel>(wire_, machine_->memory(), Role::kDestination,
+                                             std::move(endpoint));
+  } else {
+    channel_ = std::make_unique<TcpChannel>(wire_, machine_->memory(), Role::kDestination);
+  }
+}
+
+Message Destination::next() {
+  Message message = channel_->receive(-1);
+  if (message.kind == MessageKind::kAbort) {
+    throw ChannelError("the source gave up: " + decode_reason(message.payload));
+  }
+  return message;
+}
+
+// Pages land in RAM until the state comes; then this end gets ready, and runs the guest on commit.
+void Destination::take_guest() {
+  const Message state = next();
+  if (state.kind != MessageKind::kState) {
+    throw ChannelError(fmt::format("the peer sent {}, State was due", kind_name(state.kind)));
+  }
+  wire_.set_patience(kPausedPatience);
+  machine_->restore(state.payload);
+  machine_->lock_disks();
+  channel_->send(MessageKind::kReady, {});
+  wire_.set_deadline(Wire::Clock::now() + std::chrono::milliseconds(kCommitTimeoutMs));
+  if (const Message commit = next(); commit.kind != MessageKind::kCommit) {
+    throw ChannelError(fmt::format("the peer sent {}, Commit was due", kind_name(commit.kind)));
+  }
+  const auto start = std::chrono::steady_clock::now();
+  channel_->seal();
+  machine_->resume();
+  Running running;
+  running.resume_ms =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  running.cpu_ms = cpu_ms() - cpu_before_ms_;
+  try {
+    wire_.send_json(MessageKind::kRunning, encode(running));
+  } catch (const ChannelError&) {
+    // The guest runs here whether or not the source can still hear it.
+  }
+}
+
+}  // namespace godwit::migration

@@ -1,0 +1,47 @@
+// The destination's end of a move: takes one connection and gives back a machine that runs, or
+// throws and leaves nothing. Trusts nothing that the peer says. One thread.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "migration/channel.h"
+#include "migration/protocol.h"
+#include "migration/wire.h"
+#include "vmm/machine.h"
+
+namespace godwit::migration {
+
+struct DestinationOptions {
+  /// Called with what the guest is to be before anything is built: may change its name, and throws
+  /// to refuse it (what() is told to the peer).
+  std::function<void(vmm::MachineConfig&)> admit = [](vmm::MachineConfig&) {};
+  vmm::ConsoleSink console;
+};
+
+class Destination {
+ public:
+  /// `connection`: an accepted TCP connection.
+  Destination(sys::UniqueFd connection, DestinationOptions options);
+
+  /// Blocks until the guest runs here. Throws ChannelError when the peer gives up, goes, or breaks
+  /// the protocol, and what Machine throws when the guest cannot be here; the peer has been told
+  /// then.
+  std::unique_ptr<vmm::Machine> run();
+
+  std::string_view transport() const { return transport_; }
+
+ private:
+  void prepare();
+  void take_guest();
+  Message next();
+
+  Wire wire_;
+  const DestinationOptions options_;
+  std::unique_ptr<vmm::Machine> machine_;
+  std::unique_ptr<Channel> channel_;
+  std::string transport_;
+  double cpu_before_ms_ = 0;
+};
+
+}  // namespace godwit::migration

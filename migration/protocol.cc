@@ -1,0 +1,226 @@
+#include "migration/protocol.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+namespace godwit::migration {
+
+using nlohmann::json;
+
+std::uint64_t max_payload(MessageKind kind) {
+  switch (kind) {
+    case MessageKind::kHello:
+    case MessageKind::kAccept:
+    case MessageKind::kRefuse:
+    case MessageKind::kBegin:
+    case MessageKind::kRunning:
+    case MessageKind::kAbort:
+      return kMaxJson;
+    case MessageKind::kRegister:
+    case MessageKind::kZero:
+      return kMaxRangesInFrame * sizeof(memory::PageRange);
+    case MessageKind::kRegistered:
+      return kMaxRangesInFrame * sizeof(RemoteExtent);
+    case MessageKind::kPages:
+      return sizeof(std::uint64_t) + kMaxRangesInFrame * sizeof(memory::PageRange) +
+             kMaxFramePages * memory::kPageSize;
+    case MessageKind::kState:
+      return kMaxState;
+    case MessageKind::kReady:
+    case MessageKind::kCommit:
+    case MessageKind::kPing:
+      return 0;
+  }
+  return 0;
+}
+
+const char* kind_name(MessageKind kind) {
+  switch (kind) {
+    case MessageKind::kHello:
+      return "Hello";
+    case MessageKind::kAccept:
+      return "Accept";
+    case MessageKind::kRefuse:
+      return "Refuse";
+    case MessageKind::kBegin:
+      return "Begin";
+    case MessageKind::kRegister:
+      return "Register";
+    case MessageKind::kRegistered:
+      return "Registered";
+    case MessageKind::kPages:
+      return "Pages";
+    case MessageKind::kZero:
+      return "Zero";
+    case MessageKind::kState:
+      return "State";
+    case MessageKind::kReady:
+      return "Ready";
+    case MessageKind::kCommit:
+      return "Commit";
+    case MessageKind::kRunning:
+      return "Running";
+    case MessageKind::kAbort:
+      return "Abort";
+    case MessageKind::kPing:
+      return "Ping";
+  }
+  return "unknown";
+}
+
+namespace {
+
+/// Runs `read` on the parsed payload; whatever is wrong with it becomes one ChannelError.
+template <typename Read>
+auto decode(MessageKind kind, std::span<const std::byte> payload, Read read) {
+  try {
+    const auto* text = reinterpret_cast<const char*>(payload.data());
+    return read(json::parse(text, text + payload.size()));
+  } catch (const json::exception& error) {
+    throw ChannelError(
+        fmt::format("the peer's {} makes no sense: {}", kind_name(kind), error.what()));
+  }
+}
+
+json to_json(const RdmaAddress& address) {
+  return {{"qp", address.qp_number}, {"psn", address.packet_sequence}, {"lid", address.lid},
+          {"mtu", address.mtu},      {"ethernet", address.ethernet},   {"gid", address.gid}};
+}
+
+RdmaAddress rdma_address(const json& from) {
+  RdmaAddress address;
+  from.at("qp").get_to(address.qp_number);
+  from.at("psn").get_to(address.packet_sequence);
+  from.at("lid").get_to(address.lid);
+  from.at("mtu").get_to(address.mtu);
+  from.at("ethernet").get_to(address.ethernet);
+  from.at("gid").get_to(address.gid);
+  if (address.gid.size() != 16 || address.packet_sequence > 0xffffff || address.mtu < 1 ||
+      address.mtu > 5) {
+    throw ChannelError("the peer's RDMA address is out of range");
+  }
+  return address;
+}
+
+json to_json(const vmm::MachineConfig& machine) {
+  json disks = json::array();
+  for (const auto& disk : machine.disks) {
+    disks.push_back({{"path", disk.path}, {"read_only", disk.read_only}});
+  }
+  return {{"name", machine.name},     {"memory_bytes", machine.memory_bytes},
+          {"cpus", machine.cpus},     {"huge_pages", machine.huge_pages},
+          {"disks", disks},           {"kernel", machine.kernel},
+          {"initrd", machine.initrd}, {"command_line", machine.command_line}};
+}
+
+vmm::MachineConfig machine_config(const json& from) {
+  vmm::MachineConfig machine;
+  from.at("name").get_to(machine.name);
+  from.at("memory_bytes").get_to(machine.memory_bytes);
+  from.at("cpus").get_to(machine.cpus);
+  from.at("huge_pages").get_to(machine.huge_pages);
+  from.at("kernel").get_to(machine.kernel);
+  from.at("initrd").get_to(machine.initrd);
+  from.at("command_line").get_to(machine.command_line);
+  for (const json& disk : from.at("disks")) {
+    machine.disks.push_back({disk.at("path").get<std::string>(), disk.at("read_only").get<bool>()});
+  }
+  return machine;
+}
+
+}  // namespace
+
+std::string encode(const Hello& hello) {
+  json body = {{"machine", to_json(hello.machine)},
+               {"requirements", hello.requirements},
+               {"data_bytes", hello.data_bytes}};
+  if (hello.rdma) body["rdma"] = to_json(hello.rdma_address);
+  return body.dump();
+}
+
+std::string encode(const Accept& accept) {
+  json body = {{"rdma_reason", accept.rdma_reason}};
+  if (accept.rdma) body["rdma"] = to_json(accept.rdma_address);
+  return body.dump();
+}
+
+std::string encode(const Begin& begin) { return json{{"transport", begin.transport}}.dump(); }
+
+std::string encode(const Running& running) {
+  return json{{"resume_ms", running.resume_ms}, {"cpu_ms", running.cpu_ms}}.dump();
+}
+
+std::string encode_reason(const std::string& why) {
+  return json{{"why", why}}.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+Hello decode_hello(std::span<const std::byte> payload) {
+  return decode(MessageKind::kHello, payload, [](const json& body) {
+    Hello hello;
+    hello.machine = machine_config(body.at("machine"));
+    body.at("requirements").get_to(hello.requirements);
+    body.at("data_bytes").get_to(hello.data_bytes);
+    hello.rdma = body.contains("rdma");
+    if (hello.rdma) hello.rdma_address = rdma_address(body.at("rdma"));
+    return hello;
+  });
+}
+
+Accept decode_accept(std::span<const std::byte> payload) {
+  return decode(MessageKind::kAccept, payload, [](const json& body) {
+    Accept accept;
+    body.at("rdma_reason").get_to(accept.rdma_reason);
+    accept.rdma = body.contains("rdma");
+    if (accept.rdma) accept.rdma_address = rdma_address(body.at("rdma"));
+    return accept;
+  });
+}
+
+Begin decode_begin(std::span<const std::byte> payload) {
+  return decode(MessageKind::kBegin, payload, [](const json& body) {
+    Begin begin{body.at("transport").get<std::string>()};
+    if (begin.transport != "rdma" && begin.transport != "tcp") {
+      throw ChannelError("the peer began with an unknown transport");
+    }
+    return begin;
+  });
+}
+
+Running decode_running(std::span<const std::byte> payload) {
+  return decode(MessageKind::kRunning, payload, [](const json& body) {
+    return Running{body.at("resume_ms").get<double>(), body.at("cpu_ms").get<double>()};
+  });
+}
+
+std::string decode_reason(std::span<const std::byte> payload) {
+  return decode(MessageKind::kRefuse, payload, [](const json& body) {
+    std::string why = body.at("why").get<std::string>();
+    for (char& c : why) {
+      if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';  // it goes to a terminal
+    }
+    return why;
+  });
+}
+
+std::vector<memory::PageRange> decode_ranges(std::span<const std::byte> payload,
+                                             std::uint64_t pages, std::uint64_t max) {
+  const std::size_t count = payload.size() / sizeof(memory::PageRange);
+  if (count == 0 || count > max || payload.size() % sizeof(memory::PageRange) != 0) {
+    throw ChannelError("the peer sent a list of page ranges of an impossible length");
+  }
+  std::vector<memory::PageRange> ranges(count);
+  std::memcpy(ranges.data(), payload.data(), payload.size());
+  std::uint64_t end = 0;
+  for (const memory::PageRange& range : ranges) {
+    if (range.count == 0 || range.first < end || range.first >= pages ||
+        range.count > pages - range.first) {
+      throw ChannelError("the peer named pages outside the guest's RAM");
+    }
+    end = range.end();
+  }
+  return ranges;
+}
+
+}  // namespace godwit::migration

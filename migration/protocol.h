@@ -1,0 +1,144 @@
+// What the two ends of a move say to each other, and in which order.
+//
+// One TCP connection carries control for the whole move, and the pages too where there is no RDMA.
+// Each end opens it with a Preamble; a peer that is not Godwit, or speaks another version, is
+// refused there. Everything after it is frames: a FrameHeader and `length` bytes.
+//
+//   source                                  destination
+//     | Preamble  ------------------------->  |
+//     |  <-------------------------- Preamble |
+//     | Hello {machine, requirements, rdma} ->|  builds the machine in the same shape, opens the
+//     disks |  <------- Accept {rdma} | Refuse {why}| | Begin {transport, why} -------------> |
+//     both ends now use that Channel | Register {extents} -----------------> |  RDMA only, whenever
+//     new extents of RAM hold data |  <---------------- Registered {rkeys} | | pages
+//     ==============================> |  rounds: RDMA WRITE, or Pages and Zero frames |   (guest
+//     paused, disks unlocked)      | | last pages, State ==================> |  restores the state,
+//     locks the disks |  <-------------- Ready | Refuse {why} |  until here any failure leaves the
+//     guest at the source | Commit -----------------------------> |  from here the source never
+//     runs it on its own |  <------------------- Running {cost}  |
+//
+// Either end sends Ping while it waits, so that unacknowledged bytes betray a cut link to
+// TCP_USER_TIMEOUT; Pings are dropped by the receiver. A source that gives up before Commit sends
+// Abort {why}.
+//
+// Structured payloads are JSON of at most kMaxJson bytes; integers on the wire are little-endian
+// (x86-64 only).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "migration/channel.h"
+#include "vmm/config.h"
+#include "vmm/memory/page_range.h"
+
+namespace godwit::migration {
+
+constexpr std::uint32_t kProtocolVersion = 1;
+
+struct Preamble {
+  char magic[8] = {'G', 'O', 'D', 'W', 'I', 'T', '\r', '\n'};
+  std::uint32_t version = kProtocolVersion;
+  std::uint32_t reserved = 0;
+};
+
+enum class MessageKind : std::uint32_t {
+  kHello = 1,
+  kAccept,
+  kRefuse,
+  kBegin,
+  kRegister,
+  kRegistered,
+  kPages,
+  kZero,
+  kState,
+  kReady,
+  kCommit,
+  kRunning,
+  kAbort,
+  kPing,
+};
+
+struct FrameHeader {
+  std::uint32_t magic = kMagic;
+  MessageKind kind{};
+  std::uint32_t marker =
+      0;  // RDMA: this message counts only once that many SENDs have arrived; else 0
+  std::uint32_t reserved = 0;
+  std::uint64_t length = 0;  // bytes that follow
+  static constexpr std::uint32_t kMagic = 0x54574447;
+};
+static_assert(sizeof(FrameHeader) == 24);
+
+constexpr std::uint64_t kMaxJson = 1 << 20;
+constexpr std::uint64_t kMaxState = 64 << 20;
+constexpr std::uint64_t kMaxRangesInFrame = 512;
+constexpr std::uint64_t kMaxFramePages = 4096;  // 16 MiB of pages in one Pages frame
+
+/// The largest payload this kind may have, bytes.
+std::uint64_t max_payload(MessageKind kind);
+const char* kind_name(MessageKind kind);
+
+/// What one end of an RDMA connection must know of the other (IBTA 9.2; GID for RoCE and routed
+/// IB).
+struct RdmaAddress {
+  std::uint32_t qp_number = 0;
+  std::uint32_t packet_sequence = 0;  // 24 bits
+  std::uint16_t lid = 0;
+  std::uint8_t mtu = 0;  // enum ibv_mtu
+  bool ethernet = true;
+  std::vector<std::uint8_t> gid;  // 16 bytes
+};
+
+struct Hello {
+  vmm::MachineConfig machine;
+  std::string requirements;      // Machine::requirements()
+  std::uint64_t data_bytes = 0;  // of RAM that is not a hole: what RDMA would pin
+  bool rdma = false;             // `rdma_address` is meant
+  RdmaAddress rdma_address;
+};
+
+struct Accept {
+  bool rdma = false;
+  RdmaAddress rdma_address;
+  std::string rdma_reason;  // why not, when it is false and was offered
+};
+
+struct Begin {
+  std::string transport;  // "rdma" or "tcp"
+};
+
+struct Running {
+  double resume_ms = 0;
+  double cpu_ms = 0;  // of the destination's process, for the whole move
+};
+
+// JSON and back; decoding throws ChannelError naming the field for anything missing or out of
+// range.
+std::string encode(const Hello& hello);
+std::string encode(const Accept& accept);
+std::string encode(const Begin& begin);
+std::string encode(const Running& running);
+std::string encode_reason(const std::string& why);
+Hello decode_hello(std::span<const std::byte> payload);
+Accept decode_accept(std::span<const std::byte> payload);
+Begin decode_begin(std::span<const std::byte> payload);
+Running decode_running(std::span<const std::byte> payload);
+std::string decode_reason(std::span<const std::byte> payload);
+
+/// Ranges out of a frame's payload; throws ChannelError unless there are 1..`max`, each non-empty
+/// and inside `pages` pages of RAM, ascending, and not overlapping.
+std::vector<memory::PageRange> decode_ranges(std::span<const std::byte> payload,
+                                             std::uint64_t pages, std::uint64_t max);
+
+/// Where an extent of guest RAM lies in the destination's memory: one per range of a Register.
+struct RemoteExtent {
+  std::uint64_t address = 0;
+  std::uint32_t rkey = 0;
+  std::uint32_t reserved = 0;
+};
+
+}  // namespace godwit::migration

@@ -1,0 +1,61 @@
+#include "migration/report.h"
+
+#include <nlohmann/json.hpp>
+
+namespace godwit::migration {
+
+using nlohmann::json;
+
+double Report::throughput_mbps() const {
+  double ms = 0;
+  std::uint64_t bytes = 0;
+  for (const Round& round : rounds) {
+    ms += round.ms;
+    bytes += round.bytes;
+  }
+  return ms > 0 ? static_cast<double>(bytes) * 8 / 1000 / ms : 0;
+}
+
+json to_json(const Report& report) {
+  json rounds = json::array();
+  for (const Round& round : report.rounds) {
+    rounds.push_back({{"pages", round.pages},
+                      {"bytes", round.bytes},
+                      {"ms", round.ms},
+                      {"dirty_pages", round.dirty_pages}});
+  }
+  return {
+      {"status", report.status},
+      {"reason", report.reason},
+      {"transport", report.transport},
+      {"transport_reason", report.transport_reason},
+      {"total_ms", report.total_ms},
+      {"setup_ms", report.setup_ms},
+      {"downtime_ms", report.downtime_ms},
+      {"downtime",
+       {{"pause_ms", report.pause_ms},
+        {"last_round_ms", report.last_round_ms},
+        {"state_ms", report.state_ms},
+        {"resume_ms", report.resume_ms}}},
+      {"rounds", rounds},
+      {"pages",
+       {{"sent", report.pages.sent},
+        {"zero", report.pages.zero},
+        {"hole", report.pages.hole},
+        {"resent", report.pages.resent}}},
+      {"bytes", {{"ram", report.ram_bytes}, {"state", report.state_bytes}}},
+      {"throughput_mbps", report.throughput_mbps()},
+      {"cpu_ms", {{"source", report.cpu_source_ms}, {"destination", report.cpu_destination_ms}}}};
+}
+
+json to_json(const Progress& progress) {
+  return {{"phase", progress.phase},
+          {"transport", progress.transport},
+          {"round", progress.round},
+          {"remaining_bytes", progress.remaining_bytes},
+          {"total_bytes", progress.total_bytes},
+          {"throughput_mbps", progress.throughput_mbps},
+          {"elapsed_ms", progress.elapsed_ms}};
+}
+
+}  // namespace godwit::migration

@@ -1,0 +1,364 @@
+#include "migration/source.h"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "migration/page_scan.h"
+#include "migration/rdma_channel.h"
+#include "migration/tcp_channel.h"
+
+namespace godwit::migration {
+
+using memory::kPageSize;
+using memory::PageBitmap;
+using memory::PageRange;
+using std::chrono::milliseconds;
+
+namespace {
+
+constexpr std::uint64_t kChunk =
+    (16ull << 20) / kPageSize;  // pages re-protected, then sent, at a time
+constexpr milliseconds kConnectTimeout{5000};
+constexpr int kSetUpTimeoutMs = 20000;    // the destination builds a machine
+constexpr int kReadyTimeoutMs = 10000;    // it restores the state while the guest stands still
+constexpr int kRunningTimeoutMs = 10000;  // it lets the guest run
+constexpr milliseconds kPausedPatience{800};
+constexpr double kAssumedFixedMs = 8;  // of a switch-over beside sending pages
+
+double ms_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
+      .count();
+}
+
+/// CPU time of this process less its vCPUs: what the move costs. Milliseconds.
+double own_cpu_ms(const vmm::Machine& machine) {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  const auto ms = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) * 1e3 + static_cast<double>(t.tv_usec) / 1e3;
+  };
+  return ms(usage.ru_utime) + ms(usage.ru_stime) - static_cast<double>(machine.vcpu_cpu_ns()) / 1e6;
+}
+
+class Cancelled : public std::runtime_error {
+ public:
+  Cancelled() : std::runtime_error("cancelled") {}
+};
+
+}  // namespace
+
+Source::Source(vmm::Machine& machine, SourceOptions options)
+    : machine_(machine), options_(std::move(options)), sent_(machine.memory().pages()) {
+  progress_.phase = "connecting";
+}
+
+Source::End Source::run() {
+  const double cpu_before = own_cpu_ms(machine_);
+  try {
+    connect();
+    copy_ram();
+    switch_over();
+    report_.status = "completed";
+  } catch (const std::exception& error) {
+    report_.reason = error.what();
+    const bool cancelled = cancelled_ && !committed_;
+    report_.status = committed_ ? "in-doubt" : cancelled ? "cancelled" : "failed";
+    if (cancelled) report_.reason = "cancelled";
+    if (!committed_) roll_back();
+  }
+  report_.cpu_source_ms = std::max(0.0, own_cpu_ms(machine_) - cpu_before);
+  report_.total_ms = elapsed_ms();
+  const std::lock_guard lock(mutex_);
+  channel_.reset();
+  wire_.reset();
+  if (report_.status == "completed") return End::kMoved;
+  return committed_ ? End::kInDoubt : End::kHere;
+}
+
+void Source::connect() {
+  auto wire = std::make_unique<Wire>(Wire::connect(options_.to, kConnectTimeout));
+  {
+    const std::lock_guard lock(mutex_);
+    wire_ = std::move(wire);
+  }
+  stop_if_cancelled();
+  if (options_.timeout_ms > 0) {
+    wire_->set_deadline(
+        began_ + std::chrono::microseconds(static_cast<std::int64_t>(options_.timeout_ms * 1000)));
+  }
+  set_phase("preparing");
+  wire_->greet();
+  choose_transport(*wire_);
+  report_.transport = channel_->name();
+  wire_->send_json(MessageKind::kBegin, encode(Begin{report_.transport}));
+  report_.setup_ms = elapsed_ms();
+  const std::lock_guard lock(mutex_);
+  progress_.transport = report_.transport;
+}
+
+// Says hello, and takes RDMA when both ends have it and it answers; else TCP, saying why.
+void Source::choose_transport(Wire& wire) {
+  memory::GuestMemory& memory = machine_.memory();
+  Hello hello{machine_.config(), machine_.requirements(), 0, false, {}};
+  for (const PageRange& range : memory.populated({0, memory.pages()}))
+    hello.data_bytes += range.bytes();
+  std::unique_ptr<RdmaEndpoint> endpoint;
+  std::string why_not;
+  if (options_.transport == Transport::kTcp) {
+    why_not = "asked for";
+  } else {
+    try {
+      require_memlock(hello.data_bytes);
+      endpoint = std::make_unique<RdmaEndpoint>(wire.fd(), false);
+      hello.rdma = true;
+      hello.rdma_address = endpoint->address();
+    } catch (const RdmaError& error) {
+      why_not = std::string("here ") + error.what();
+    }
+  }
+  if (options_.transport == Transport::kRdma && !endpoint)
+    throw ChannelError("no RDMA: " + why_not);
+  wire.send_json(MessageKind::kHello, encode(hello));
+  const Accept accept = decode_accept(expect(MessageKind::kAccept, kSetUpTimeoutMs).payload);
+  if (endpoint && !accept.rdma) {
+    why_not = "at the destination " + accept.rdma_reason;
+  } else if (endpoint) {
+    try {
+      endpoint->connect(accept.rdma_address);
+      auto channel =
+          std::make_unique<RdmaChannel>(wire, memory, Role::kSource, std::move(endpoint));
+      channel->probe();
+      channel_ = std::move(channel);
+      report_.transport_reason = "both ends reach each other by RDMA";
+      return;
+    } catch (const std::exception& error) {
+      stop_if_cancelled();
+      why_not = error.what();
+    }
+  }
+  if (options_.transport == Transport::kRdma) throw ChannelError("no RDMA: " + why_not);
+  report_.transport_reason =
+      options_.transport == Transport::kTcp ? why_not : "no RDMA: " + why_not;
+  channel_ = std::make_unique<TcpChannel>(wire, memory, Role::kSource);
+}
+
+void Source::copy_ram() {
+  memory::DirtyLog& log = machine_.dirty_log();
+  log.start();
+  {
+    const std::lock_guard lock(mutex_);
+    progress_.phase = "rounds";
+    for (const PageRange& r : machine_.memory().populated({0, machine_.memory().pages()})) {
+      progress_.total_bytes += r.bytes();
+    }
+  }
+  PageBitmap pending(machine_.memory().pages());
+  for (;;) {
+    pending.clear();
+    log.collect(pending);  // at first all of RAM
+    if (!report_.rounds.empty()) {
+      report_.rounds.back().dirty_pages = pending.count();
+      const Verdict verdict = decide(
+          {.dirty_bytes = pending.count() * kPageSize,
+           .bytes_per_ms = sent_ms_ > 0 ? static_cast<double>(report_.ram_bytes) / sent_ms_ : 0,
+           .fixed_ms = kAssumedFixedMs,
+           .downtime_limit_ms = options_.downtime_limit_ms,
+           .elapsed_ms = elapsed_ms(),
+           .timeout_ms = options_.timeout_ms});
+      if (verdict.action == Verdict::Action::kGiveUp) throw ChannelError(verdict.why);
+      if (verdict.action == Verdict::Action::kSwitchOver) return;
+    }
+    const auto start = Clock::now();
+    const std::uint64_t pages = send_pass(pending);
+    channel_->flush();
+    const double ms = ms_since(start);
+    sent_ms_ += ms;
+    report_.rounds.push_back({pages, pages * kPageSize, ms, 0});
+  }
+}
+
+// Sends the pending pages, chunk by chunk; re-protects a chunk *before* reading it, so that what is
+// written meanwhile is dirty for the next round. Returns the pages sent.
+std::uint64_t Source::send_pass(const PageBitmap& pending) {
+  memory::GuestMemory& memory = machine_.memory();
+  const bool first_pass = report_.rounds.empty();
+  const std::uint64_t before = report_.pages.sent;
+  {
+    const std::lock_guard lock(mutex_);
+    progress_.round = static_cast<unsigned>(report_.rounds.size() + 1);
+    progress_.remaining_bytes = first_pass ? progress_.total_bytes : pending.count() * kPageSize;
+  }
+  for (std::uint64_t at = 0; at < memory.pages(); at += kChunk) {
+    stop_if_cancelled();
+    const PageRange chunk{at, std::min(kChunk, memory.pages() - at)};
+    std::vector<PageRange> ranges = pending.ranges(chunk);
+    if (ranges.empty()) continue;
+    machine_.dirty_log().clear(chunk);
+    if (first_pass) {
+      ranges = memory.populated(chunk);
+      std::uint64_t data = 0;
+      for (const PageRange& range : ranges) data += range.count;
+      report_.pages.hole += chunk.count - data;
+    }
+    send_chunk(ranges);
+  }
+  return report_.pages.sent - before;
+}
+
+void Source::send_chunk(std::span<const PageRange> ranges) {
+  const ScannedPages scanned = scan_pages(machine_.memory(), ranges);
+  std::uint64_t data_pages = 0;
+  for (const PageRange& range : scanned.data) {
+    data_pages += range.count;
+    const auto again = sent_.ranges(range);
+    for (const PageRange& old : again) report_.pages.resent += old.count;
+    sent_.set(range);
+  }
+  // A zero page needs telling only where the destination has something else.
+  std::vector<PageRange> cleared;
+  std::uint64_t zero_pages = 0;
+  for (const PageRange& range : scanned.zero) {
+    zero_pages += range.count;
+    for (const PageRange& old : sent_.ranges(range)) cleared.push_back(old);
+  }
+  pace(data_pages * kPageSize);
+  if (!scanned.data.empty()) channel_->write(scanned.data);
+  if (!cleared.empty()) channel_->write_zero(cleared);
+  report_.pages.sent += data_pages;
+  report_.pages.zero += zero_pages;
+  report_.ram_bytes += data_pages * kPageSize;
+  const std::lock_guard lock(mutex_);
+  const std::uint64_t done = (data_pages + zero_pages) * kPageSize;
+  progress_.remaining_bytes -= std::min(progress_.remaining_bytes, done);
+  const double ms = ms_since(began_) - report_.setup_ms;
+  if (ms > 0) progress_.throughput_mbps = static_cast<double>(report_.ram_bytes) * 8 / 1000 / ms;
+}
+
+// Keeps the average over the rounds at --max-bandwidth; the last round, with the guest paused, is
+// not held back.
+void Source::pace(std::uint64_t bytes) {
+  if (options_.max_bandwidth == 0 || paused_) return;
+  const double due_ms = static_cast<double>(report_.ram_bytes + bytes) * 8000 /
+                        static_cast<double>(options_.max_bandwidth);
+  for (;;) {
+    stop_if_cancelled();
+    const double ahead = due_ms - (elapsed_ms() - report_.setup_ms);
+    if (ahead <= 0) return;
+    if (options_.timeout_ms > 0 && elapsed_ms() > options_.timeout_ms)
+      throw ChannelError("timed out");
+    wire_->wait_for(wire_->interrupt_fd(), static_cast<int>(std::clamp(ahead, 1.0, 100.0)));
+  }
+}
+
+void Source::switch_over() {
+  set_phase("switching over");
+  stop_if_cancelled();
+  const auto pause_start = Clock::now();
+  wire_->set_patience(kPausedPatience);
+  paused_ = true;
+  machine_.pause();
+  disks_unlocked_ = true;
+  machine_.unlock_disks();
+  report_.pause_ms = ms_since(pause_start);
+
+  // State first: on old kernels saving it dirties pages that no running vCPU would report.
+  const auto state_start = Clock::now();
+  const std::vector<std::byte> state = machine_.save();
+  const double save_ms = ms_since(state_start);
+
+  const auto round_start = Clock::now();
+  PageBitmap pending(machine_.memory().pages());
+  machine_.dirty_log().collect(pending);
+  const std::uint64_t before = report_.pages.sent;
+  send_chunk(pending.ranges());
+  channel_->send(MessageKind::kState, state);
+  report_.last_round_ms = ms_since(round_start);
+  const std::uint64_t pages = report_.pages.sent - before;
+  report_.rounds.push_back({pages, pages * kPageSize, report_.last_round_ms, 0});
+  report_.state_bytes = state.size();
+
+  const auto ready_start = Clock::now();
+  expect(MessageKind::kReady, kReadyTimeoutMs);
+  report_.state_ms = save_ms + ms_since(ready_start);
+
+  const auto commit_start = Clock::now();
+  {
+    const std::lock_guard lock(mutex_);  // cancel() comes before this, or too late
+    stop_if_cancelled();
+    committed_ = true;
+    progress_.phase = "committed";
+  }
+  wire_->set_deadline(std::nullopt);
+  channel_->send(MessageKind::kCommit, {});
+  const Running running = decode_running(expect(MessageKind::kRunning, kRunningTimeoutMs).payload);
+  report_.resume_ms = ms_since(commit_start);
+  report_.downtime_ms = ms_since(pause_start);
+  report_.cpu_destination_ms = running.cpu_ms;
+}
+
+Message Source::expect(MessageKind kind, int timeout_ms) {
+  Message message;
+  if (channel_) {
+    message = channel_->receive(timeout_ms);
+  } else {
+    const FrameHeader header = wire_->receive_header(timeout_ms);
+    message = {header.kind, wire_->receive_payload(header)};
+  }
+  if (message.kind == MessageKind::kRefuse) {
+    throw ChannelError("the destination refused: " + decode_reason(message.payload));
+  }
+  if (message.kind != kind) {
+    throw ChannelError(
+        fmt::format("the peer sent {}, {} was due", kind_name(message.kind), kind_name(kind)));
+  }
+  return message;
+}
+
+// The guest goes on here as if nothing had been; the destination learns of it, or sees the
+// connection end.
+void Source::roll_back() noexcept {
+  try {
+    if (disks_unlocked_) machine_.lock_disks();
+    if (paused_) machine_.resume();
+  } catch (const std::exception& error) {
+    report_.reason +=
+        fmt::format("; and the guest cannot go on here: {}: it stays paused", error.what());
+  }
+  try {
+    machine_.dirty_log().stop();
+    if (wire_) wire_->send_json(MessageKind::kAbort, encode_reason(report_.reason));
+  } catch (const std::exception&) {
+    // The peer is gone: it knows already.
+  }
+}
+
+void Source::cancel() {
+  const std::lock_guard lock(mutex_);
+  if (committed_) return;
+  cancelled_ = true;
+  if (wire_) wire_->interrupt();
+}
+
+void Source::stop_if_cancelled() const {
+  if (cancelled_) throw Cancelled();
+}
+
+void Source::set_phase(const char* phase) {
+  const std::lock_guard lock(mutex_);
+  progress_.phase = phase;
+}
+
+Progress Source::progress() const {
+  const std::lock_guard lock(mutex_);
+  Progress now = progress_;
+  now.elapsed_ms = elapsed_ms();
+  return now;
+}
+
+double Source::elapsed_ms() const { return ms_since(began_); }
+
+}  // namespace godwit::migration

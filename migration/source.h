@@ -1,0 +1,87 @@
+// The source's end of a move: reads as the algorithm. run() in a thread of its own; cancel() and
+// progress() from any other.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "migration/channel.h"
+#include "migration/convergence.h"
+#include "migration/protocol.h"
+#include "migration/report.h"
+#include "migration/wire.h"
+#include "vmm/machine.h"
+
+namespace godwit::migration {
+
+enum class Transport { kAuto, kRdma, kTcp };
+
+struct SourceOptions {
+  std::string to;  // HOST:PORT, IPv6 in brackets
+  Transport transport = Transport::kAuto;
+  double downtime_limit_ms = 50;
+  std::uint64_t max_bandwidth = 0;  // bits a second; 0: no limit
+  double timeout_ms = 60000;        // of the whole move; 0: none
+};
+
+class Source {
+ public:
+  /// How a move left the guest.
+  enum class End {
+    kMoved,    // it runs at the destination; `machine` is paused and must never run again
+    kHere,     // it is as it was before; nothing is left at the destination
+    kInDoubt,  // committed, and no answer: it is paused here and may run there
+  };
+
+  /// `machine` is running, outlives this, and belongs to run() while that lasts.
+  Source(vmm::Machine& machine, SourceOptions options);
+
+  /// Blocks until the move has ended; never throws. report() tells why.
+  End run();
+
+  /// Gives the move up if it is not committed yet. Any thread, any time.
+  void cancel();
+  Progress progress() const;
+  /// After run().
+  const Report& report() const { return report_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void connect();
+  void choose_transport(Wire& wire);
+  void copy_ram();
+  std::uint64_t send_pass(const memory::PageBitmap& pending);
+  void send_chunk(std::span<const memory::PageRange> ranges);
+  void pace(std::uint64_t bytes);
+  void switch_over();
+  Message expect(MessageKind kind, int timeout_ms);
+  void roll_back() noexcept;
+  void stop_if_cancelled() const;
+  void set_phase(const char* phase);
+  double elapsed_ms() const;
+
+  vmm::Machine& machine_;
+  const SourceOptions options_;
+  const Clock::time_point began_ = Clock::now();
+  Report report_;
+  memory::PageBitmap sent_;  // pages that the destination may have as something else than zero
+
+  std::unique_ptr<Wire> wire_;
+  std::unique_ptr<Channel> channel_;
+  bool paused_ = false;
+  bool disks_unlocked_ = false;
+  bool committed_ = false;
+  double sent_ms_ = 0;  // spent sending, for the rate
+
+  std::atomic<bool> cancelled_ = false;
+  mutable std::mutex mutex_;  // guards progress_, and wire_'s being there for cancel()
+  Progress progress_;
+};
+
+}  // namespace godwit::migration

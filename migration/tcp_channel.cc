@@ -1,0 +1,108 @@
+#include "migration/tcp_channel.h"
+
+#include <fmt/format.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+
+namespace godwit::migration {
+
+using memory::PageRange;
+
+void TcpChannel::write(std::span<const PageRange> ranges) {
+  std::vector<PageRange> table;
+  std::vector<iovec> parts;
+  std::uint64_t count = 0;
+  std::uint64_t pages = 0;
+  const auto begin = [&] {
+    table.clear();
+    table.reserve(kMaxRangesInFrame);  // the iovec below points into it
+    pages = 0;
+    parts.assign(3, {});
+  };
+  const auto end = [&] {
+    if (table.empty()) return;
+    count = table.size();
+    parts[1] = {&count, sizeof count};
+    parts[2] = {table.data(), table.size() * sizeof(PageRange)};
+    wire_.send_parts({.kind = MessageKind::kPages}, parts);
+  };
+  begin();
+  for (PageRange rest : ranges) {
+    while (rest.count > 0) {
+      const PageRange piece{rest.first, std::min(rest.count, kMaxFramePages - pages)};
+      table.push_back(piece);
+      const auto bytes = memory_.page_bytes(piece);
+      parts.push_back({bytes.data(), bytes.size()});
+      pages += piece.count;
+      rest = {piece.end(), rest.count - piece.count};
+      if (pages == kMaxFramePages || table.size() == kMaxRangesInFrame) {
+        end();
+        begin();
+      }
+    }
+  }
+  end();
+}
+
+void send_zero(Wire& wire, std::span<const PageRange> ranges) {
+  while (!ranges.empty()) {
+    const auto some = ranges.first(std::min<std::size_t>(ranges.size(), kMaxRangesInFrame));
+    wire.send({.kind = MessageKind::kZero}, std::as_bytes(some));
+    ranges = ranges.subspan(some.size());
+  }
+}
+
+void TcpChannel::write_zero(std::span<const PageRange> ranges) { send_zero(wire_, ranges); }
+
+void TcpChannel::send(MessageKind kind, std::span<const std::byte> payload) {
+  wire_.send({.kind = kind}, payload);
+}
+
+void receive_zero(Wire& wire, const FrameHeader& header, memory::GuestMemory& memory) {
+  for (const PageRange& range :
+       decode_ranges(wire.receive_payload(header), memory.pages(), kMaxRangesInFrame)) {
+    memory.punch_hole(range);
+  }
+}
+
+void TcpChannel::receive_pages(const FrameHeader& header) {
+  std::uint64_t count = 0;
+  if (header.length < sizeof count) throw ChannelError("the peer sent a truncated list of pages");
+  wire_.receive_exactly(std::as_writable_bytes(std::span(&count, 1)));
+  if (count == 0 || count > kMaxRangesInFrame ||
+      header.length < sizeof count + count * sizeof(PageRange)) {
+    throw ChannelError("the peer sent a list of pages of an impossible length");
+  }
+  std::vector<std::byte> table(count * sizeof(PageRange));
+  wire_.receive_exactly(table);
+  const auto ranges = decode_ranges(table, memory_.pages(), kMaxRangesInFrame);
+  std::vector<iovec> parts;
+  std::uint64_t bytes = 0;
+  for (const PageRange& range : ranges) {
+    const auto target = memory_.page_bytes(range);
+    parts.push_back({target.data(), target.size()});
+    bytes += target.size();
+  }
+  if (header.length != sizeof count + table.size() + bytes) {
+    throw ChannelError("the peer sent more or fewer bytes than its list of pages says");
+  }
+  wire_.receive_parts(parts);
+}
+
+Message TcpChannel::receive(int timeout_ms) {
+  for (;;) {
+    const FrameHeader header = wire_.receive_header(timeout_ms);
+    if (role_ == Role::kDestination && header.kind == MessageKind::kPages) {
+      receive_pages(header);
+    } else if (role_ == Role::kDestination && header.kind == MessageKind::kZero) {
+      receive_zero(wire_, header, memory_);
+    } else if (header.kind == MessageKind::kPages || header.kind == MessageKind::kZero) {
+      throw ChannelError("the destination sent guest pages: only the source may");
+    } else {
+      return {header.kind, wire_.receive_payload(header)};
+    }
+  }
+}
+
+}  // namespace godwit::migration

@@ -1,0 +1,241 @@
+#include "migration/wire.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <climits>
+#include <cstring>
+#include <memory>
+
+#include "vmm/sys/error.h"
+
+namespace godwit::migration {
+
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kPingEvery{200};
+constexpr milliseconds kPatience{3000};
+
+[[noreturn]] void fail_errno(const char* doing) {
+  if (errno == EPIPE || errno == ECONNRESET) throw ChannelError("the peer closed the connection");
+  if (errno == ETIMEDOUT) throw ChannelError("the peer no longer answers: the link is cut");
+  throw ChannelError(fmt::format("{}: {}", doing, std::strerror(errno)));
+}
+
+void set_option(int fd, int level, int name, int value) {
+  ::setsockopt(fd, level, name, &value, sizeof value);  // a UNIX socket (tests) has none of these
+}
+
+/// Drops `done` bytes from the front of `parts`.
+std::span<iovec> drop_front(std::span<iovec> parts, std::size_t done) {
+  while (!parts.empty() && done >= parts[0].iov_len) {
+    done -= parts[0].iov_len;
+    parts = parts.subspan(1);
+  }
+  if (!parts.empty()) {
+    parts[0].iov_base = static_cast<std::byte*>(parts[0].iov_base) + done;
+    parts[0].iov_len -= done;
+  }
+  return parts;
+}
+
+int left_ms(std::optional<Wire::Clock::time_point> deadline) {
+  if (!deadline) return -1;
+  const auto left = std::chrono::ceil<milliseconds>(*deadline - Wire::Clock::now()).count();
+  return static_cast<int>(std::clamp<long long>(left, 0, 1 << 30));
+}
+
+}  // namespace
+
+Wire::Wire(sys::UniqueFd socket) : socket_(std::move(socket)) {
+  const int flags = sys::check(::fcntl(fd(), F_GETFL), "fcntl");
+  sys::check(::fcntl(fd(), F_SETFL, flags | O_NONBLOCK), "fcntl");
+  set_option(fd(), IPPROTO_TCP, TCP_NODELAY, 1);
+  set_patience(kPatience);
+}
+
+Wire Wire::connect(const std::string& host_port, milliseconds timeout) {
+  const auto colon = host_port.rfind(':');
+  if (colon == std::string::npos) throw ChannelError(host_port + ": must be HOST:PORT");
+  std::string host = host_port.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']')
+    host = host.substr(1, host.size() - 2);
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* raw = nullptr;
+  const int error = ::getaddrinfo(host.c_str(), host_port.c_str() + colon + 1, &hints, &raw);
+  if (error != 0) throw ChannelError(fmt::format("{}: {}", host_port, ::gai_strerror(error)));
+  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> list(raw, ::freeaddrinfo);
+
+  std::string why = "no address";
+  const auto deadline = Clock::now() + timeout;
+  for (const addrinfo* at = raw; at != nullptr; at = at->ai_next) {
+    sys::UniqueFd socket(::socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket) continue;
+    int result = ::connect(socket.get(), at->ai_addr, at->ai_addrlen) == 0 ? 0 : errno;
+    if (result == EINPROGRESS) {
+      pollfd poll{socket.get(), POLLOUT, 0};
+      result = ::poll(&poll, 1, left_ms(deadline)) == 1 ? 0 : ETIMEDOUT;
+      socklen_t size = sizeof result;
+      if (result == 0) ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &result, &size);
+    }
+    if (result == 0) return Wire(std::move(socket));
+    why = std::strerror(result);
+  }
+  throw ChannelError(
+      fmt::format("cannot connect to {}: {}: does `godwit receive` listen there?", host_port, why));
+}
+
+void Wire::set_patience(milliseconds patience) {
+  set_option(fd(), IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(patience.count()));
+}
+
+void Wire::greet() {
+  const Preamble mine;
+  iovec part{const_cast<Preamble*>(&mine), sizeof mine};
+  while (::sendmsg(fd(), std::array<msghdr, 1>{msghdr{nullptr, 0, &part, 1, nullptr, 0, 0}}.data(),
+                   MSG_NOSIGNAL) < 0) {
+    if (errno != EAGAIN && errno != EINTR) fail_errno("greet the peer");
+    wait(POLLOUT);
+  }
+  Preamble theirs;
+  receive_exactly(std::as_writable_bytes(std::span(&theirs, 1)));
+  if (std::memcmp(theirs.magic, mine.magic, sizeof mine.magic) != 0) {
+    throw ChannelError("the peer is not Godwit: what it sent is not Godwit's protocol");
+  }
+  if (theirs.version != mine.version) {
+    throw ChannelError(
+        fmt::format("the peer speaks version {} of the protocol, this is version {}: "
+                    "run the same Godwit on both hosts",
+                    theirs.version, mine.version));
+  }
+}
+
+void Wire::wait(short events) {
+  for (;;) {
+    std::array<pollfd, 2> polls{{{fd(), events, 0}, {interrupt_.fd(), POLLIN, 0}}};
+    const int ready = ::poll(polls.data(), polls.size(), left_ms(deadline_));
+    if (ready < 0 && errno != EINTR) sys::throw_errno("poll");
+    if (polls[1].revents != 0 && ready > 0) throw ChannelError("interrupted");
+    if (ready > 0) return;
+    if (ready == 0) throw ChannelError("timed out waiting for the peer");
+  }
+}
+
+void Wire::send(FrameHeader header, std::span<const std::byte> payload) {
+  std::array<iovec, 2> parts{{{}, {const_cast<std::byte*>(payload.data()), payload.size()}}};
+  send_parts(header, parts);
+}
+
+void Wire::send_json(MessageKind kind, const std::string& text) {
+  send({.kind = kind}, std::as_bytes(std::span(text)));
+}
+
+void Wire::send_parts(FrameHeader header, std::span<iovec> parts) {
+  header.length = 0;
+  for (const iovec& part : parts.subspan(1)) header.length += part.iov_len;
+  parts[0] = {&header, sizeof header};
+  while (!parts.empty()) {
+    msghdr message{};
+    message.msg_iov = parts.data();
+    message.msg_iovlen = std::min<std::size_t>(parts.size(), IOV_MAX);
+    const ssize_t sent = ::sendmsg(fd(), &message, MSG_NOSIGNAL);
+    if (sent < 0) {
+      if (errno != EAGAIN && errno != EINTR) fail_errno("send to the peer");
+      wait(POLLOUT);
+      continue;
+    }
+    bytes_sent_ += static_cast<std::uint64_t>(sent);
+    parts = drop_front(parts, static_cast<std::size_t>(sent));
+  }
+  last_sent_ = Clock::now();
+}
+
+void Wire::ping_if_due() {
+  if (Clock::now() - last_sent_ >= kPingEvery) send({.kind = MessageKind::kPing});
+}
+
+bool Wire::wait_for(int fd_to_watch, int timeout_ms) {
+  const auto until =
+      timeout_ms < 0 ? std::optional<Clock::time_point>() : Clock::now() + milliseconds(timeout_ms);
+  for (;;) {
+    ping_if_due();
+    // The connection itself is watched for its end only: what it has to say is somebody else's
+    // turn.
+    const bool own = fd_to_watch == fd();
+    std::array<pollfd, 3> polls{
+        {{fd_to_watch, POLLIN, 0}, {interrupt_.fd(), POLLIN, 0}, {own ? -1 : fd(), POLLRDHUP, 0}}};
+    int wait_ms = static_cast<int>(kPingEvery.count());
+    if (const int left = left_ms(until); left >= 0) wait_ms = std::min(wait_ms, left);
+    if (const int left = left_ms(deadline_); left >= 0) wait_ms = std::min(wait_ms, left);
+    const int ready = ::poll(polls.data(), polls.size(), wait_ms);
+    if (ready < 0 && errno != EINTR) sys::throw_errno("poll");
+    if (ready > 0) {
+      if (polls[1].revents != 0) throw ChannelError("interrupted");
+      if (polls[0].revents != 0) return true;
+      throw ChannelError("the peer closed the connection");
+    }
+    if (deadline_ && Clock::now() >= *deadline_)
+      throw ChannelError("timed out waiting for the peer");
+    if (until && Clock::now() >= *until) return false;
+  }
+}
+
+bool Wire::readable() const {
+  pollfd poll{fd(), POLLIN, 0};
+  return ::poll(&poll, 1, 0) == 1;
+}
+
+FrameHeader Wire::receive_header(int timeout_ms) {
+  for (;;) {
+    if (!wait_for(fd(), timeout_ms)) throw ChannelError("the peer did not answer in time");
+    FrameHeader header;
+    receive_exactly(std::as_writable_bytes(std::span(&header, 1)));
+    if (header.magic != FrameHeader::kMagic)
+      throw ChannelError("the peer broke the framing of the protocol");
+    if (header.length > max_payload(header.kind)) {
+      throw ChannelError(fmt::format("the peer sent a {} of {} bytes: too long",
+                                     kind_name(header.kind), header.length));
+    }
+    if (header.kind != MessageKind::kPing) return header;
+  }
+}
+
+void Wire::receive_exactly(std::span<std::byte> into) {
+  iovec part{into.data(), into.size()};
+  receive_parts({&part, 1});
+}
+
+void Wire::receive_parts(std::span<iovec> parts) {
+  parts = drop_front(parts, 0);
+  while (!parts.empty()) {
+    const ssize_t got =
+        ::readv(fd(), parts.data(), static_cast<int>(std::min<std::size_t>(parts.size(), IOV_MAX)));
+    if (got == 0) throw ChannelError("the peer closed the connection");
+    if (got < 0) {
+      if (errno != EAGAIN && errno != EINTR) fail_errno("receive from the peer");
+      wait(POLLIN);
+      continue;
+    }
+    parts = drop_front(parts, static_cast<std::size_t>(got));
+  }
+}
+
+std::vector<std::byte> Wire::receive_payload(const FrameHeader& header) {
+  std::vector<std::byte> payload(header.length);
+  receive_exactly(payload);
+  return payload;
+}
+
+}  // namespace godwit::migration

@@ -1,0 +1,76 @@
+// The TCP connection of a move: framed, with one interrupt and one deadline over all that blocks.
+// Used by one thread, but for interrupt(). Everything throws ChannelError when the peer is gone,
+// the link is cut, the deadline passes, the peer breaks the framing, or interrupt() was called.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "migration/channel.h"
+#include "migration/protocol.h"
+#include "vmm/sys/event_fd.h"
+#include "vmm/sys/unique_fd.h"
+
+struct iovec;
+
+namespace godwit::migration {
+
+class Wire {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  /// Takes a connected TCP (or, in tests, UNIX stream) socket.
+  explicit Wire(sys::UniqueFd socket);
+  /// Connects to HOST:PORT (IPv6 in brackets); throws ChannelError with the reason.
+  static Wire connect(const std::string& host_port, std::chrono::milliseconds timeout);
+  Wire(Wire&&) = default;
+
+  int fd() const { return socket_.get(); }
+  int interrupt_fd() const { return interrupt_.fd(); }
+
+  /// Exchanges preambles; throws naming what the peer is not.
+  void greet();
+
+  /// Everything that blocks longer than this fails; nullopt: never.
+  void set_deadline(std::optional<Clock::time_point> deadline) { deadline_ = deadline; }
+  std::optional<Clock::time_point> deadline() const { return deadline_; }
+  /// How long bytes may stay unacknowledged before the link counts as cut (TCP_USER_TIMEOUT).
+  void set_patience(std::chrono::milliseconds patience);
+
+  void send(FrameHeader header, std::span<const std::byte> payload = {});
+  void send_json(MessageKind kind, const std::string& text);
+  /// The same with a payload in pieces; `parts` is consumed. Its first element is left for the
+  /// header.
+  void send_parts(FrameHeader header, std::span<iovec> parts);
+
+  /// The next frame's header, checked against max_payload(); Pings are dropped. Pings the peer
+  /// while it waits, at most until `timeout_ms` (-1: until the deadline).
+  FrameHeader receive_header(int timeout_ms);
+  void receive_exactly(std::span<std::byte> into);
+  /// Reads into several buffers; `parts` is consumed.
+  void receive_parts(std::span<iovec> parts);
+  std::vector<std::byte> receive_payload(const FrameHeader& header);
+  bool readable() const;
+
+  /// Waits until `fd` is readable, at most `timeout_ms`; true if it is. Fails like everything else
+  /// when the connection breaks meanwhile; so it may stand for "wait for the peer's RDMA".
+  bool wait_for(int fd, int timeout_ms);
+
+  void interrupt() { interrupt_.signal(); }
+  std::uint64_t bytes_sent() const { return bytes_sent_; }
+
+ private:
+  void wait(short events);
+  void ping_if_due();
+
+  sys::UniqueFd socket_;
+  sys::EventFd interrupt_;
+  std::optional<Clock::time_point> deadline_;
+  Clock::time_point last_sent_ = Clock::now();
+  std::uint64_t bytes_sent_ = 0;
+};
+
+}  // namespace godwit::migration
