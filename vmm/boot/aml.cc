@@ -77,7 +77,7 @@ Bytes integer(std::uint64_t value) {
 
 Bytes string(std::string_view text) {
   Bytes out = {0x0d};
-  out.insert(out.end(), text.begin(), text.end());
+  for (const char c : text) out.push_back(static_cast<std::uint8_t>(c));
   out.push_back(0);
   return out;
 }
