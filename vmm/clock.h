@@ -1,10 +1,9 @@
 // The guest's time: kvmclock and the TSCs of its vCPUs. On a move both go on by the same time, the
 // one that passed on the hosts' wall clocks, so the guest sees the gap, never a step back, and its
-// two clocks stay in step. vCPUs must be parked.
+// two clocks stay in step. Owned by Machine; vCPUs must be parked.
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "vmm/kvm/kvm.h"
@@ -12,33 +11,53 @@
 
 namespace godwit::vmm {
 
-/// Both clocks at one moment.
+/// All clocks at one moment.
 struct ClockState {
   std::uint64_t kvmclock_ns;
   std::uint64_t realtime_ns;  // the host's CLOCK_REALTIME
-  std::uint64_t tsc;          // of vCPU 0
   std::uint32_t tsc_khz;
   std::uint32_t padding;
 };
 
-/// Writes the section "clock".
-void save_clock(StateWriter& writer, const kvm::KvmVm& vm, std::span<kvm::KvmVcpu* const> vcpus);
-
-/// ClockState and, per vCPU, how far its TSC is from vCPU 0's.
+/// The state section "clock", read and not yet applied.
 struct ClockSection {
   ClockState clock;
-  std::vector<std::uint64_t> tsc_differences;
+  std::vector<std::uint64_t> tscs;  // of each vCPU, at that moment
 };
-ClockSection read_clock(StateReader& reader, std::size_t vcpus);
+
+class GuestClock {
+ public:
+  /// Right after the vCPUs were created; what is passed must outlive the clock.
+  GuestClock(kvm::KvmVm& vm, std::vector<kvm::KvmVcpu*> vcpus);
+
+  void save(StateWriter& writer) const;
+  /// Throws StateError.
+  ClockSection read(StateReader& reader) const;
+  /// Before TSC deadlines are set and the vCPUs run. Throws StateError when this host's TSC rate is
+  /// too far off the guest's and cannot be scaled.
+  void restore(const ClockSection& section);
+
+ private:
+  /// A guest's TSC at a moment of the host's CLOCK_MONOTONIC.
+  struct TscReading {
+    std::uint64_t tsc;
+    std::uint64_t at_ns;
+  };
+  TscReading read_tsc(std::size_t vcpu) const;
+  void set_tsc(std::size_t vcpu, std::uint64_t value, std::uint64_t at_ns);
+  void set_kvmclock(std::uint64_t value, std::uint64_t at_ns);
+
+  kvm::KvmVm& vm_;
+  std::vector<kvm::KvmVcpu*> vcpus_;
+  std::uint32_t khz_ = 0;  // guest TSC rate
+  bool frozen_ = false;  // this host's TSC is unstable: KVM stops the guest's while it does not run
+  std::vector<TscReading>
+      written_;  // what each TSC was last set to; KVM makes it catch up from there
+};
 
 /// How far guest time is to go on: what passed between the two wall-clock readings when that is
 /// sane (0 to 60 s; clocks of two hosts may disagree), else nothing.
 std::uint64_t elapsed_ns(std::uint64_t saved_realtime_ns, std::uint64_t realtime_ns);
-
-/// Sets kvmclock and TSCs; before the deadlines and the first entry. Throws StateError when this
-/// host's TSC rate is too far off the guest's and cannot be scaled.
-void restore_clock(const ClockSection& section, kvm::KvmVm& vm,
-                   std::span<kvm::KvmVcpu* const> vcpus);
 
 /// Whether a guest with a TSC of `guest_khz` keeps time on a host with `host_khz`.
 bool tsc_rate_fits(std::uint32_t guest_khz, std::uint32_t host_khz, bool can_scale);

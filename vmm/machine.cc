@@ -129,7 +129,8 @@ struct Machine::Parts {
   std::optional<End> ended;
 
   VcpuStateShape state_shape;
-  bool quiesced = true;  // devices start so
+  std::optional<GuestClock> clock;  // set once there are vCPUs
+  bool quiesced = true;             // devices start so
   bool has_run = false;
   bool has_state = false;  // booted or restored
   RunControl control;
@@ -182,6 +183,7 @@ Machine::Parts::Parts(MachineConfig machine_config, ConsoleSink console_sink)
       set_power_on_msrs(vcpus[i]->kvm());
     }
     state_shape = probe_vcpu_state(kvm, vm, vcpus[0]->kvm());
+    clock.emplace(vm, kvm_vcpus());
   } catch (...) {
     control.set_goal(RunControl::Goal::kExit);
     throw;
@@ -298,7 +300,7 @@ std::vector<std::byte> Machine::save() {
   StateWriter writer;
   writer.begin("machine", kVersion, 0);
   writer.put(p.shape());
-  save_clock(writer, p.vm, p.kvm_vcpus());
+  p.clock->save(writer);
   for (std::uint32_t i = 0; i < p.vcpus.size(); ++i) {
     save_vcpu(writer, i, p.vcpus[i]->kvm(), p.state_shape);
   }
@@ -318,7 +320,7 @@ void Machine::restore(std::span<const std::byte> state) {
       shape.disks != p.config.disks.size()) {
     reader.fail("of a machine with another shape");
   }
-  const ClockSection clock = read_clock(reader, p.vcpus.size());
+  const ClockSection clock = p.clock->read(reader);
   std::vector<VcpuState> vcpu_states;
   for (std::uint32_t i = 0; i < p.vcpus.size(); ++i) vcpu_states.push_back(read_vcpu(reader, i));
   reader.begin("irqchip", kVersion, 0);
@@ -333,7 +335,7 @@ void Machine::restore(std::span<const std::byte> state) {
   for (std::size_t i = 0; i < p.vcpus.size(); ++i) {
     restore_vcpu_registers(p.vcpus[i]->kvm(), vcpu_states[i], p.state_shape);
   }
-  restore_clock(clock, p.vm, p.kvm_vcpus());
+  p.clock->restore(clock);
   for (std::size_t i = 0; i < p.vcpus.size(); ++i) {
     restore_vcpu_msrs(p.vcpus[i]->kvm(), vcpu_states[i]);
   }
