@@ -1,5 +1,5 @@
 // The destination's end of a move: takes one connection and gives back a machine that runs, or
-// throws and leaves nothing. Trusts nothing that the peer says. One thread.
+// throws and leaves nothing. Trusts nothing that the peer says. One thread, but for interrupt().
 #pragma once
 
 #include <functional>
@@ -28,6 +28,9 @@ class Destination {
   /// the protocol, and what Machine throws when the guest cannot be here; the peer has been told
   /// then.
   std::unique_ptr<vmm::Machine> run();
+
+  /// Makes run() throw, unless the guest runs here already. From any thread.
+  void interrupt() { wire_.interrupt(); }
 
   std::string_view transport() const { return transport_; }
 

@@ -25,15 +25,14 @@ int run_command(const Words& words) {
   const ConsoleConfig console = console_config(options);
   check_kvm();
   HostEvents::block_signals();
-  auto socket = std::make_unique<ControlSocket>(
-      options.has("api") ? options.text("api") : socket_of(config.name), config.name);
+  auto socket = std::make_unique<ControlSocket>(socket_path(options, config.name), config.name);
   ConsoleOutput output(console);
   Guest guest(config, output);
-  ServeOptions serving;
-  serving.command = "run";
-  serving.read_stdin = console.kind == ConsoleConfig::Kind::kStdio;
-  serving.verbose = options.on("verbose");
-  return serve(guest, std::move(socket), serving);
+  Serving serving(guest, std::move(socket));
+  return serving.run({.command = "run",
+                      .read_stdin = console.kind == ConsoleConfig::Kind::kStdio,
+                      .boot = true,
+                      .verbose = options.on("verbose")});
 }
 
 }  // namespace godwit::node

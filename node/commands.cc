@@ -18,8 +18,9 @@ namespace godwit::node {
 
 namespace {
 
-constexpr std::array<Command, 9> kCommands{{
+constexpr std::array<Command, 10> kCommands{{
     {"run", run_command, "boot a guest and run it in the foreground"},
+    {"receive", receive_command, "take one guest from another host and run it"},
     {"migrate", migrate_command, "move a running guest to another host"},
     {"cancel", cancel_command, "cancel a move; the guest goes on here"},
     {"list", list_command, "show the guests of this host"},

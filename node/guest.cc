@@ -24,11 +24,8 @@ Guest::Guest(const vmm::MachineConfig& config, ConsoleOutput& output)
       config_(config),
       machine_(std::make_unique<vmm::Machine>(config, sink(output))) {}
 
-Guest::Guest(std::unique_ptr<vmm::Machine> machine, ConsoleOutput& output)
-    : output_(output),
-      config_(machine->config()),
-      state_(State::kRunning),
-      machine_(std::move(machine)) {}
+Guest::Guest(const vmm::MachineConfig& config, ConsoleOutput& output, Arriving /*arriving*/)
+    : output_(output), config_(config), state_(State::kArriving) {}
 
 Guest::~Guest() {
   if (mover_.joinable()) mover_.join();
@@ -39,6 +36,13 @@ vmm::ConsoleSink Guest::sink(ConsoleOutput& output) {
 }
 
 void Guest::start() { boot(); }
+
+void Guest::arrived(std::unique_ptr<vmm::Machine> machine) {
+  const std::lock_guard lock(mutex_);
+  machine_ = std::move(machine);
+  state_ = State::kRunning;
+  if (outcome_) machine_->request_stop();
+}
 
 Outcome Guest::wait() {
   for (;;) {
@@ -98,23 +102,25 @@ void Guest::end_locked(Outcome outcome) {
   if (state_ == State::kOver) return;
   if (!outcome_) outcome_ = std::move(outcome);
   if (state_ == State::kMigrating) return move_->cancel();  // its thread stops the machine
-  if (state_ != State::kBooting) machine_->request_stop();  // or boot() will see outcome_
+  if (usable()) machine_->request_stop();  // or boot() or arrived() will see outcome_
 }
 
 std::size_t Guest::type(std::span<const std::byte> bytes) {
   const std::lock_guard lock(mutex_);
   // Nobody will take them any more, or only the machine of before the reboot would have.
-  if (state_ == State::kBooting || state_ == State::kOver) return bytes.size();
+  if (!usable() || state_ == State::kOver) return bytes.size();
   return machine_->console_input(bytes);
 }
 
 std::uint64_t Guest::first_instruction_ns() {
   const std::lock_guard lock(mutex_);
-  return state_ == State::kBooting ? 0 : machine_->first_instruction_ns();
+  return usable() ? machine_->first_instruction_ns() : 0;
 }
 
 const char* Guest::state_name() const {
   switch (state_) {
+    case State::kArriving:
+      return "arriving";
     case State::kBooting:
       return "booting";
     case State::kRunning:
@@ -146,8 +152,7 @@ json Guest::status() {
   for (const vmm::DiskConfig& disk : config_.disks) {
     disks.push_back({{"path", disk.path}, {"read_only", disk.read_only}});
   }
-  const std::uint64_t cpu_ns =
-      earlier_cpu_ns_ + (state_ == State::kBooting ? 0 : machine_->vcpu_cpu_ns());
+  const std::uint64_t cpu_ns = earlier_cpu_ns_ + (usable() ? machine_->vcpu_cpu_ns() : 0);
   return {{"name", config_.name},
           {"state", state_name()},
           {"pid", ::getpid()},

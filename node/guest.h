@@ -34,8 +34,9 @@ class Guest : public GuestControl {
   /// Builds the machine; start() boots it. `output` must outlive the guest. Throws what Machine
   /// throws.
   Guest(const vmm::MachineConfig& config, ConsoleOutput& output);
-  /// A guest that has arrived from another host and runs.
-  Guest(std::unique_ptr<vmm::Machine> machine, ConsoleOutput& output);
+  struct Arriving {};
+  /// A guest on its way from another host; arrived() gives it its machine.
+  Guest(const vmm::MachineConfig& config, ConsoleOutput& output, Arriving arriving);
   /// Only after wait() has returned, if start() ever did.
   ~Guest() override;
 
@@ -44,6 +45,8 @@ class Guest : public GuestControl {
 
   /// Locks the disks, boots, lets it run. Throws what Machine throws.
   void start();
+  /// `machine` runs already: instead of start().
+  void arrived(std::unique_ptr<vmm::Machine> machine);
   /// Blocks until the guest is over; a reset boots it again. Called by one thread, once.
   Outcome wait();
 
@@ -65,13 +68,15 @@ class Guest : public GuestControl {
   void resolve(bool here) override;
 
  private:
-  enum class State { kBooting, kRunning, kPaused, kMigrating, kInDoubt, kOver };
+  enum class State { kArriving, kBooting, kRunning, kPaused, kMigrating, kInDoubt, kOver };
 
   const char* state_name() const;
   /// Throws Conflict unless the guest is in one of these states.
   void require(std::initializer_list<State> allowed, const char* what) const;
   void end_locked(Outcome outcome);
   void run_move(const MoveDone& done);
+  /// The machine is there and other threads may use it.
+  bool usable() const { return state_ != State::kArriving && state_ != State::kBooting; }
   void boot();
   void reboot();
 
@@ -82,7 +87,7 @@ class Guest : public GuestControl {
   std::mutex mutex_;  // guards all below; held for milliseconds, never for as long as a move
   State state_ = State::kBooting;
   std::unique_ptr<vmm::Machine>
-      machine_;  // while kBooting: for the thread in start() or wait() alone
+      machine_;  // until it runs: for the thread in start() or wait() alone
   std::atomic<std::uint64_t> earlier_cpu_ns_ = 0;  // vCPU time before the last reboot
   std::optional<Outcome> outcome_;                 // how it is to end, once that is decided
 

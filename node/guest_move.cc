@@ -34,7 +34,8 @@ void Guest::run_move(const MoveDone& done) {
         outcome_ = Outcome{Outcome::Kind::kMoved, 0, "moved to " + move_request_.to};
         break;
       case Move::End::kHere:
-        state_ = State::kRunning;
+        // Paused if it could not go on; the report says why.
+        state_ = machine_->running() ? State::kRunning : State::kPaused;
         break;
       case Move::End::kInDoubt:
         state_ = State::kInDoubt;

@@ -53,7 +53,9 @@ std::uint64_t memory_size(const Options& options) {
   if (bytes < kMemoryUnit) {
     throw UsageError(fmt::format("--memory: {} is too small: at least 2M", text));
   }
-  check_memory_fits(bytes);
+  if (const std::string why = memory_complaint(bytes); !why.empty()) {
+    throw UsageError("--memory: " + why);
+  }
   if (bytes % kMemoryUnit != 0) {
     throw UsageError(fmt::format("--memory: {} is no multiple of 2M", text));
   }
@@ -136,12 +138,11 @@ vmm::MachineConfig machine_config(const Options& options) {
   return config;
 }
 
-void check_memory_fits(std::uint64_t bytes) {
+std::string memory_complaint(std::uint64_t bytes) {
   const std::uint64_t total = host_memory();
-  if (total != 0 && bytes > total) {
-    throw UsageError(fmt::format("--memory: {} is more than this host has ({} of RAM and swap)",
-                                 format_size(bytes), format_size(total)));
-  }
+  if (total == 0 || bytes <= total) return {};
+  return fmt::format("{} is more than this host has ({} of RAM and swap)", format_size(bytes),
+                     format_size(total));
 }
 
 void check_kvm() {

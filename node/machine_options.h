@@ -15,8 +15,8 @@ void add_machine_options(Options& options);
 /// ...
 vmm::MachineConfig machine_config(const Options& options);
 
-/// Throws UsageError when this host cannot give a guest that much memory, with the reason.
-void check_memory_fits(std::uint64_t bytes);
+/// Why this host cannot give a guest that much memory; empty if it can.
+std::string memory_complaint(std::uint64_t bytes);
 
 /// Throws std::runtime_error with the remedy when /dev/kvm cannot be used.
 void check_kvm();

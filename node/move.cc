@@ -2,17 +2,64 @@
 
 #include <nlohmann/json.hpp>
 
+#include "migration/report.h"
+#include "migration/source.h"
+
 namespace godwit::node {
 
-struct Move::Impl {};
+namespace {
 
-Move::Move(vmm::Machine& /*machine*/, const MoveRequest& /*request*/) {
-  throw BadRequest("moves are not in this build yet");
+migration::SourceOptions source_options(const MoveRequest& request) {
+  const std::size_t colon = request.to.rfind(':');
+  if (colon == std::string::npos || colon == 0 || colon + 1 == request.to.size()) {
+    throw BadRequest("to must be HOST:PORT, an IPv6 address in brackets");
+  }
+  migration::SourceOptions options;
+  options.to = request.to;
+  if (request.transport == "rdma") options.transport = migration::Transport::kRdma;
+  if (request.transport == "tcp") options.transport = migration::Transport::kTcp;
+  options.downtime_limit_ms = static_cast<double>(request.downtime_limit_ms);
+  options.max_bandwidth = request.max_bandwidth;
+  options.timeout_ms = static_cast<double>(request.timeout_ms);
+  return options;
 }
+
+}  // namespace
+
+struct Move::Impl {
+  std::string to;
+  migration::Source source;
+};
+
+Move::Move(vmm::Machine& machine, const MoveRequest& request)
+    : impl_(new Impl{request.to, {machine, source_options(request)}}) {}
+
 Move::~Move() = default;
-Move::End Move::run() { return End::kHere; }
-void Move::cancel() {}
-nlohmann::json Move::progress() const { return {}; }
-nlohmann::json Move::report() const { return {}; }
+
+Move::End Move::run() {
+  switch (impl_->source.run()) {
+    case migration::Source::End::kMoved:
+      return End::kMoved;
+    case migration::Source::End::kHere:
+      return End::kHere;
+    case migration::Source::End::kInDoubt:
+      break;
+  }
+  return End::kInDoubt;
+}
+
+void Move::cancel() { impl_->source.cancel(); }
+
+nlohmann::json Move::progress() const {
+  nlohmann::json progress = to_json(impl_->source.progress());
+  progress["to"] = impl_->to;
+  return progress;
+}
+
+nlohmann::json Move::report() const {
+  nlohmann::json report = to_json(impl_->source.report());
+  report["to"] = impl_->to;
+  return report;
+}
 
 }  // namespace godwit::node

@@ -10,7 +10,6 @@
 #include <stdexcept>
 #include <thread>
 
-#include "node/control_server.h"
 #include "node/exit_codes.h"
 #include "node/host_events.h"
 #include "node/start_clock.h"
@@ -94,16 +93,25 @@ ConsoleConfig console_config(const Options& options) {
   }
 }
 
-int serve(Guest& guest, std::unique_ptr<ControlSocket> socket, const ServeOptions& options) {
+std::string socket_path(const Options& options, const std::string& name) {
+  return options.has("api") ? options.text("api") : socket_of(name);
+}
+
+Serving::Serving(Guest& guest, std::unique_ptr<ControlSocket> socket)
+    : guest_(guest),
+      socket_(std::move(socket)),
+      server_(std::make_unique<ControlServer>(socket_->take_listener(), guest_api(guest))) {}
+
+int Serving::run(const ServeOptions& options) {
   Outcome outcome;
   {
-    const ControlServer server(socket->take_listener(), guest_api(guest));
-    const HostEvents events(options.read_stdin, callbacks(guest, socket->path()));
-    if (options.boot) guest.start();
-    if (options.verbose) report_first_instruction(guest, options.command);
-    outcome = guest.wait();
+    const HostEvents events(options.read_stdin, callbacks(guest_, socket_->path()));
+    if (options.boot) guest_.start();
+    if (options.verbose) report_first_instruction(guest_, options.command);
+    outcome = guest_.wait();
   }
-  socket.reset();
+  server_.reset();  // lets the report of a move leave first
+  socket_.reset();
   return report_end(outcome, options);
 }
 

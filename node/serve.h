@@ -1,11 +1,12 @@
-// Everything around a guest in this process, from its start to the process's exit code: console,
-// control socket, signals, its end. Shared by `godwit run` and `godwit receive`.
+// Everything around a guest in this process, from its control socket to the process's exit code.
+// Shared by `godwit run` and `godwit receive`.
 #pragma once
 
 #include <memory>
 #include <string>
 
 #include "node/console.h"
+#include "node/control_server.h"
 #include "node/control_socket.h"
 #include "node/guest.h"
 #include "node/options.h"
@@ -16,6 +17,8 @@ namespace godwit::node {
 void add_serve_options(Options& options);
 /// Throws UsageError.
 ConsoleConfig console_config(const Options& options);
+/// Path of the control socket: --api, or the guest's in the runtime directory.
+std::string socket_path(const Options& options, const std::string& name);
 
 struct ServeOptions {
   std::string command;     // "run" or "receive", for messages
@@ -24,11 +27,22 @@ struct ServeOptions {
   bool verbose = false;    // say how long it took to the first guest instruction
 };
 
-/// Serves the guest until it is over and returns the exit code. HostEvents::block_signals() must
-/// have been called. The control socket is gone and the terminal restored on return.
-int serve(Guest& guest, std::unique_ptr<ControlSocket> socket, const ServeOptions& options);
+class Serving {
+ public:
+  /// From here on the control API answers. `guest` must outlive it.
+  Serving(Guest& guest, std::unique_ptr<ControlSocket> socket);
 
-/// The exit codes of serve(), for --help.
+  /// Serves the guest until it is over and returns the exit code; by then the control socket is
+  /// gone and the terminal as before. HostEvents::block_signals() must have been called. Once.
+  int run(const ServeOptions& options);
+
+ private:
+  Guest& guest_;
+  std::unique_ptr<ControlSocket> socket_;
+  std::unique_ptr<ControlServer> server_;
+};
+
+/// The exit codes of Serving, for --help.
 extern const char* const kServeExitCodes;
 
 }  // namespace godwit::node

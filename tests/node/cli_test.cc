@@ -95,8 +95,8 @@ TEST_F(Cli, PrintsItsVersion) {
 }
 
 TEST_F(Cli, ExplainsEveryCommand) {
-  for (const auto* command :
-       {"run", "migrate", "cancel", "list", "status", "pause", "resume", "stop", "resolve"}) {
+  for (const auto* command : {"run", "receive", "migrate", "cancel", "list", "status", "pause",
+                              "resume", "stop", "resolve"}) {
     const Result result = godwit({command, "--help"});
     EXPECT_EQ(result.code, 0) << command;
     EXPECT_EQ(result.out.rfind(std::string("Usage: godwit ") + command, 0), 0u) << result.out;

@@ -59,8 +59,15 @@ void Machine::boot() {
   world().note("boot");
   if (!world().boot_error.empty()) throw std::runtime_error(world().boot_error);
 }
-void Machine::resume() { world().note("resume"); }
-void Machine::pause() { world().note("pause"); }
+void Machine::resume() {
+  parts_->running = true;
+  world().note("resume");
+}
+void Machine::pause() {
+  parts_->running = false;
+  world().note("pause");
+}
+bool Machine::running() const { return parts_->running; }
 void Machine::press_power_button() { world().note("button"); }
 End Machine::wait() {
   std::unique_lock lock(world().mutex);

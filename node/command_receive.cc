@@ -1,0 +1,174 @@
+// receive: takes one guest from another host and goes on running it.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <optional>
+
+#include "migration/destination.h"
+#include "node/commands.h"
+#include "node/exit_codes.h"
+#include "node/host_events.h"
+#include "node/listener.h"
+#include "node/machine_options.h"
+#include "node/options.h"
+#include "node/serve.h"
+
+namespace godwit::node {
+
+namespace {
+
+Listener listen_on(const std::string& host_port) {
+  try {
+    return Listener(host_port);
+  } catch (const std::invalid_argument& error) {
+    throw UsageError(fmt::format("--listen: {}", error.what()));
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(fmt::format("--listen: {}", error.what()));
+  }
+}
+
+/// What ends the wait for a guest: a signal, which also interrupts a guest on its way.
+class Interruption {
+ public:
+  void raise(int number) {
+    signal_ = number;
+    event_.signal();
+    const std::lock_guard lock(mutex_);
+    if (destination_ != nullptr) destination_->interrupt();
+  }
+  void watch(migration::Destination* destination) {
+    const std::lock_guard lock(mutex_);
+    destination_ = destination;
+    if (destination_ != nullptr && signal_ != 0) destination_->interrupt();
+  }
+  int signal() const { return signal_; }
+  const sys::EventFd& event() const { return event_; }
+
+ private:
+  std::atomic<int> signal_ = 0;
+  sys::EventFd event_;
+  std::mutex mutex_;
+  migration::Destination* destination_ = nullptr;
+};
+
+/// One guest from the first byte of its peer to its exit code.
+class Reception {
+ public:
+  Reception(const Options& options, const ConsoleConfig& console)
+      : options_(options), console_(console), output_(console) {}
+
+  /// Throws when the guest stays where it was.
+  void take(sys::UniqueFd connection, Interruption& interruption) {
+    migration::DestinationOptions destination_options;
+    destination_options.admit = [this](vmm::MachineConfig& config) { admit(config); };
+    destination_options.console = Guest::sink(output_);
+    migration::Destination destination(std::move(connection), std::move(destination_options));
+    interruption.watch(&destination);
+    std::unique_ptr<vmm::Machine> machine;
+    try {
+      machine = destination.run();
+    } catch (...) {
+      interruption.watch(nullptr);
+      throw;
+    }
+    interruption.watch(nullptr);
+    guest_->arrived(std::move(machine));
+    fmt::print(stderr, "godwit: receive: {} runs here now, it came by {}\n", name_,
+               destination.transport());
+    if (!kernel_.empty() && ::access(kernel_.c_str(), R_OK) != 0) {
+      fmt::print(stderr, "godwit: receive: {}: {}: {} cannot reboot here\n", kernel_,
+                 std::strerror(errno), name_);
+    }
+  }
+
+  int run() {
+    return serving_->run({.command = "receive",
+                          .read_stdin = console_.kind == ConsoleConfig::Kind::kStdio,
+                          .boot = false,
+                          .verbose = false});
+  }
+
+ private:
+  void admit(vmm::MachineConfig& config) {
+    if (options_.has("name")) config.name = options_.text("name");
+    if (const std::string why = name_complaint(config.name); !why.empty()) {
+      throw std::runtime_error(why);
+    }
+    if (const std::string why = memory_complaint(config.memory_bytes); !why.empty()) {
+      throw std::runtime_error("its memory, " + why);
+    }
+    name_ = config.name;
+    kernel_ = config.kernel;
+    auto socket = std::make_unique<ControlSocket>(socket_path(options_, name_), name_);
+    guest_.emplace(config, output_, Guest::Arriving{});
+    serving_.emplace(*guest_, std::move(socket));
+  }
+
+  const Options& options_;
+  const ConsoleConfig console_;
+  std::string name_;
+  std::string kernel_;
+  ConsoleOutput output_;
+  std::optional<Guest> guest_;
+  std::optional<Serving> serving_;  // after guest_: it goes first
+};
+
+/// The early answer to what admit() would find only when a guest comes.
+void check_socket_is_free(const Options& options) {
+  if (!options.has("name") && !options.has("api")) return;
+  const std::string name = options.has("name") ? options.text("name") : "";
+  const std::string path = socket_path(options, name);
+  if (socket_is_live(path)) {
+    throw std::runtime_error(fmt::format("a guest is already running at {}", path));
+  }
+}
+
+}  // namespace
+
+int receive_command(const Words& words) {
+  Options options(
+      "receive --listen HOST:PORT [OPTION...]",
+      "Waits for one guest from another host (godwit migrate) and goes on running it here, "
+      "as\n`godwit run` does. Its disks and kernel are opened by the paths they have there.",
+      kServeExitCodes);
+  options.value("listen", "HOST:PORT", "where to wait; port 0 lets the kernel choose")
+      .value("name", "NAME", "call the guest NAME here");
+  add_serve_options(options);
+  if (!options.parse(words)) return kExitOk;
+
+  const ConsoleConfig console = console_config(options);
+  const std::string where = options.text("listen");
+  if (options.has("name")) {
+    const std::string why = name_complaint(options.text("name"));
+    if (!why.empty()) throw UsageError("--name: " + why);
+  }
+  check_kvm();
+  check_socket_is_free(options);
+  HostEvents::block_signals();
+  Reception reception(options, console);
+  Interruption interruption;
+  {
+    const HostEvents events(false, {.input = {}, .quit = {}, .signal = [&](int number) {
+                                      interruption.raise(number);
+                                    }});
+    try {
+      const Listener listener = listen_on(where);
+      fmt::print("godwit: receive: listening on {}\n", listener.address());
+      std::fflush(stdout);
+      sys::UniqueFd connection = listener.accept(interruption.event());
+      if (connection) reception.take(std::move(connection), interruption);
+    } catch (const std::exception&) {
+      if (interruption.signal() == 0) throw;
+    }
+  }
+  if (interruption.signal() != 0) {
+    fmt::print(stderr, "godwit: receive: {}\n", ::strsignal(interruption.signal()));
+    return kExitSignal + interruption.signal();
+  }
+  return reception.run();
+}
+
+}  // namespace godwit::node

@@ -1,0 +1,28 @@
+// A TCP port on which one peer is awaited.
+#pragma once
+
+#include <string>
+
+#include "vmm/sys/event_fd.h"
+#include "vmm/sys/unique_fd.h"
+
+namespace godwit::node {
+
+class Listener {
+ public:
+  /// `host_port`: HOST:PORT; HOST may be empty (every address), an IPv6 address stands in brackets,
+  /// PORT 0 lets the kernel choose. Throws std::invalid_argument for what is no HOST:PORT and
+  /// std::runtime_error when it cannot be had, each with one line.
+  explicit Listener(const std::string& host_port);
+
+  /// "192.0.2.1:7000", "[2001:db8::1]:7000": numeric, with the real port.
+  std::string address() const;
+
+  /// Blocks for one connection; an empty descriptor when `stop` was signalled instead.
+  sys::UniqueFd accept(const sys::EventFd& stop) const;
+
+ private:
+  sys::UniqueFd socket_;
+};
+
+}  // namespace godwit::node
