@@ -93,7 +93,8 @@ TEST(Machine, SaysSoWhenTheGuestCrashes) {
   const End end = machine.wait();
   EXPECT_EQ(end.kind, End::Kind::kFailed);
   // A KVM that emulates guest code gives up earlier, and says what it is.
-  const char* expected = host_has_hardware_virtualization() ? "triple fault" : "emulates guest code";
+  const char* expected =
+      host_has_hardware_virtualization() ? "triple fault" : "emulates guest code";
   EXPECT_NE(end.why.find(expected), std::string::npos) << end.why;
 }
 
