@@ -110,6 +110,7 @@ void Destination::take_guest() {
     throw ChannelError(fmt::format("the peer sent {}, State was due", kind_name(state.kind)));
   }
   wire_.set_patience(kPausedPatience);
+  options_.inspect(*machine_);
   machine_->restore(state.payload);
   machine_->lock_disks();
   channel_->send(MessageKind::kReady, {});

@@ -17,6 +17,9 @@ struct DestinationOptions {
   /// to refuse it (what() is told to the peer).
   std::function<void(vmm::MachineConfig&)> admit = [](vmm::MachineConfig&) {};
   vmm::ConsoleSink console;
+  /// Called once RAM is complete and before the state is restored (which writes kvmclock's pages):
+  /// both ends stand still. Throws to refuse the guest.
+  std::function<void(vmm::Machine&)> inspect = [](vmm::Machine&) {};
 };
 
 class Destination {

@@ -1,0 +1,57 @@
+#include "migration/convergence.h"
+
+#include <gtest/gtest.h>
+
+namespace godwit::migration {
+namespace {
+
+using Action = Verdict::Action;
+
+RoundFacts facts() {
+  return {.dirty_bytes = 10'000'000,
+          .bytes_per_ms = 100'000,
+          .fixed_ms = 10,
+          .downtime_limit_ms = 50,
+          .elapsed_ms = 1000,
+          .timeout_ms = 60000};
+}
+
+TEST(Convergence, GoesOnWhileThePredictedDowntimeIsOverTheLimit) {
+  const Verdict verdict = decide(facts());
+  EXPECT_EQ(verdict.action, Action::kGoOn);
+  EXPECT_DOUBLE_EQ(verdict.predicted_downtime_ms, 110);
+}
+
+TEST(Convergence, SwitchesOverOnceItFits) {
+  RoundFacts now = facts();
+  now.dirty_bytes = 4'000'000;
+  EXPECT_EQ(decide(now).action, Action::kSwitchOver);
+  now.dirty_bytes = 4'000'001;
+  EXPECT_EQ(decide(now).action, Action::kGoOn);
+}
+
+TEST(Convergence, SwitchesOverWhenNothingIsLeftWhateverTheLimit) {
+  RoundFacts now = facts();
+  now.dirty_bytes = 0;
+  now.downtime_limit_ms = 0;
+  EXPECT_EQ(decide(now).action, Action::kSwitchOver);
+}
+
+TEST(Convergence, GivesUpAtTheTimeoutWithTheNumbers) {
+  RoundFacts now = facts();
+  now.elapsed_ms = 60000;
+  const Verdict verdict = decide(now);
+  EXPECT_EQ(verdict.action, Action::kGiveUp);
+  EXPECT_NE(verdict.why.find("110 ms"), std::string::npos) << verdict.why;
+  now.timeout_ms = 0;
+  EXPECT_EQ(decide(now).action, Action::kGoOn);
+}
+
+TEST(Convergence, AnUnknownRateIsNoReasonToSwitchOver) {
+  RoundFacts now = facts();
+  now.bytes_per_ms = 0;
+  EXPECT_EQ(decide(now).action, Action::kGoOn);
+}
+
+}  // namespace
+}  // namespace godwit::migration

@@ -1,0 +1,156 @@
+// Peers that lie, at the level of bytes: each must end as one ChannelError, with nothing written
+// outside what the peer was allowed to write.
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include <cstring>
+#include <future>
+#include <random>
+
+#include "migration/destination.h"
+#include "migration/tcp_channel.h"
+#include "tests/migration/sockets.h"
+
+namespace godwit::migration {
+namespace {
+
+using memory::GuestMemory;
+using memory::kPageSize;
+using memory::PageRange;
+
+constexpr std::uint64_t kPages = 512;
+
+void send_raw(const sys::UniqueFd& socket, const void* bytes, std::size_t size) {
+  ASSERT_EQ(::send(socket.get(), bytes, size, MSG_NOSIGNAL), static_cast<ssize_t>(size));
+}
+
+/// What the destination's channel says to these raw bytes, followed by the end of the stream.
+std::string answer_to(const std::string& bytes) {
+  auto [peer, ours] = testing::tcp_pair();
+  GuestMemory memory(kPages * kPageSize);
+  Wire wire(std::move(ours));
+  TcpChannel channel(wire, memory, Role::kDestination);
+  EXPECT_EQ(::send(peer.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL),
+            static_cast<ssize_t>(bytes.size()));
+  peer.reset();
+  try {
+    for (;;) channel.receive(5000);
+  } catch (const ChannelError& error) {
+    return error.what();
+  }
+}
+
+std::string frame(MessageKind kind, std::uint64_t length, const std::string& payload = {}) {
+  const FrameHeader header{.kind = kind, .length = length};
+  return std::string(reinterpret_cast<const char*>(&header), sizeof header) + payload;
+}
+
+std::string pages_payload(std::uint64_t count, const std::vector<PageRange>& ranges,
+                          std::size_t data_bytes) {
+  std::string payload(reinterpret_cast<const char*>(&count), sizeof count);
+  payload.append(reinterpret_cast<const char*>(ranges.data()), ranges.size() * sizeof(PageRange));
+  return payload + std::string(data_bytes, 'x');
+}
+
+std::string answer_to_pages(const std::string& payload) {
+  return answer_to(frame(MessageKind::kPages, payload.size(), payload));
+}
+
+TEST(HostilePeer, BytesThatAreNoFrame) {
+  EXPECT_EQ(answer_to(std::string(100, 'z')), "the peer broke the framing of the protocol");
+}
+
+TEST(HostilePeer, PayloadsThatAreTooLong) {
+  EXPECT_EQ(answer_to(frame(MessageKind::kHello, UINT64_MAX)),
+            "the peer sent a Hello of 18446744073709551615 bytes: too long");
+  EXPECT_EQ(answer_to(frame(MessageKind::kCommit, 1, "x")),
+            "the peer sent a Commit of 1 bytes: too long");
+  EXPECT_NE(answer_to(frame(static_cast<MessageKind>(99), 5, "xxxxx")).find("too long"),
+            std::string::npos);
+}
+
+TEST(HostilePeer, ListsOfPagesThatLie) {
+  const std::vector<PageRange> outside = {{kPages, 1}};
+  EXPECT_EQ(answer_to_pages(pages_payload(1, outside, kPageSize)),
+            "the peer named pages outside the guest's RAM");
+  const std::vector<PageRange> good = {{0, 1}};
+  EXPECT_EQ(answer_to_pages(pages_payload(1, good, kPageSize - 1)),
+            "the peer sent more or fewer bytes than its list of pages says");
+  EXPECT_EQ(answer_to_pages(pages_payload(1, good, 2 * kPageSize)),
+            "the peer sent more or fewer bytes than its list of pages says");
+  EXPECT_EQ(answer_to_pages(pages_payload(0, {}, 0)),
+            "the peer sent a list of pages of an impossible length");
+  EXPECT_EQ(answer_to_pages(pages_payload(UINT64_MAX / 16, good, 16)),
+            "the peer sent a list of pages of an impossible length");
+  EXPECT_EQ(answer_to_pages("abc"), "the peer sent a truncated list of pages");
+}
+
+TEST(HostilePeer, AStreamThatEndsHalfway) {
+  const std::vector<PageRange> good = {{0, 1}};
+  const std::string whole =
+      frame(MessageKind::kPages, 8 + 16 + kPageSize, pages_payload(1, good, kPageSize));
+  for (const std::size_t size : {1ul, 23ul, 24ul, 30ul, 40ul, 100ul, whole.size() - 1}) {
+    EXPECT_EQ(answer_to(whole.substr(0, size)), "the peer closed the connection") << size;
+  }
+}
+
+TEST(HostilePeer, RandomFramesEndInAnError) {
+  std::mt19937 random(7);
+  for (int i = 0; i < 300; ++i) {
+    std::string payload(random() % 200, '\0');
+    for (char& c : payload) c = static_cast<char>(random());
+    EXPECT_FALSE(
+        answer_to(frame(static_cast<MessageKind>(random() % 16), payload.size(), payload)).empty());
+  }
+}
+
+TEST(HostilePeer, ADestinationMayNotSendPages) {
+  auto [peer, ours] = testing::tcp_pair();
+  GuestMemory memory(kPages * kPageSize);
+  Wire wire(std::move(ours));
+  TcpChannel channel(wire, memory, Role::kSource);
+  const std::vector<PageRange> ranges = {{0, 1}};
+  const std::string payload = pages_payload(1, ranges, kPageSize);
+  const std::string bytes = frame(MessageKind::kPages, payload.size(), payload);
+  send_raw(peer, bytes.data(), bytes.size());
+  EXPECT_THROW(channel.receive(5000), ChannelError);
+  EXPECT_EQ(memory.page_bytes({0, 1})[0], std::byte{0});
+}
+
+/// What a destination throws to a peer that opens with these bytes, and then ends.
+std::string destination_says(const std::string& bytes) {
+  auto [peer, ours] = testing::tcp_pair();
+  Destination destination(std::move(ours), {});
+  EXPECT_EQ(::send(peer.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL),
+            static_cast<ssize_t>(bytes.size()));
+  ::shutdown(peer.get(), SHUT_WR);
+  try {
+    destination.run();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "a guest";
+}
+
+TEST(HostilePeer, OneThatIsNotGodwit) {
+  EXPECT_EQ(destination_says("GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+            "the peer is not Godwit: what it sent is not Godwit's protocol");
+}
+
+TEST(HostilePeer, OneOfAnotherVersion) {
+  Preamble other;
+  other.version = 4711;
+  EXPECT_EQ(destination_says(std::string(reinterpret_cast<const char*>(&other), sizeof other)),
+            "the peer speaks version 4711 of the protocol, this is version 1: run the same Godwit "
+            "on both hosts");
+}
+
+TEST(HostilePeer, OneThatCommitsBeforeItSaysHello) {
+  const Preamble preamble;
+  const std::string greeting(reinterpret_cast<const char*>(&preamble), sizeof preamble);
+  EXPECT_EQ(destination_says(greeting + frame(MessageKind::kCommit, 0)),
+            "the peer sent Commit, Hello was due");
+}
+
+}  // namespace
+}  // namespace godwit::migration

@@ -1,0 +1,207 @@
+// Whole moves of a real guest between two machines of this process. Built twice: by TCP on
+// loopback, and (GODWIT_MOVE_BY_RDMA) by RDMA over the interface that GODWIT_RDMA_ADDRESS names.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <future>
+#include <mutex>
+#include <thread>
+
+#include "migration/destination.h"
+#include "migration/source.h"
+#include "tests/migration/sockets.h"
+
+namespace godwit::migration {
+namespace {
+
+using namespace std::chrono_literals;
+
+#ifdef GODWIT_MOVE_BY_RDMA
+constexpr Transport kTransport = Transport::kRdma;
+constexpr const char* kName = "rdma";
+std::string address() {
+  const char* address = std::getenv("GODWIT_RDMA_ADDRESS");
+  if (address == nullptr)
+    throw std::runtime_error("GODWIT_RDMA_ADDRESS is not set: run this by ci/runner");
+  return address;
+}
+#else
+constexpr Transport kTransport = Transport::kTcp;
+constexpr const char* kName = "tcp";
+std::string address() { return "127.0.0.1"; }
+#endif
+
+/// Collects a console; written by a vCPU thread.
+class Console {
+ public:
+  vmm::ConsoleSink sink() {
+    return [this](std::span<const std::byte> bytes) {
+      const std::lock_guard lock(mutex_);
+      text_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    };
+  }
+  std::string text() const {
+    const std::lock_guard lock(mutex_);
+    return text_;
+  }
+  bool wait_for(const std::string& what, std::size_t from = 0) const {
+    for (int i = 0; i < 4000; ++i, std::this_thread::sleep_for(5ms)) {
+      if (text().find(what, from) != std::string::npos) return true;
+    }
+    return false;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::string text_;
+};
+
+vmm::MachineConfig pattern_guest(unsigned cpus) {
+  vmm::MachineConfig config;
+  config.name = "pattern";
+  config.memory_bytes = 32 << 20;
+  config.cpus = cpus;
+  config.kernel = GODWIT_GUESTS "/pattern.elf";
+  config.command_line = "mib=4";
+  return config;
+}
+
+/// Pages whose bytes differ; holes at both ends are not looked into, which would populate them.
+std::vector<std::uint64_t> different_pages(memory::GuestMemory& a, memory::GuestMemory& b) {
+  memory::PageBitmap populated(a.pages());
+  for (const auto* memory : {&a, &b}) {
+    for (const memory::PageRange& range : memory->populated({0, a.pages()})) populated.set(range);
+  }
+  std::vector<std::uint64_t> different;
+  for (const memory::PageRange& range : populated.ranges({0, a.pages()}, 1)) {
+    if (std::memcmp(a.page_bytes(range).data(), b.page_bytes(range).data(), memory::kPageSize) !=
+        0) {
+      different.push_back(range.first);
+    }
+  }
+  return different;
+}
+
+struct Moved {
+  std::unique_ptr<vmm::Machine> machine;  // null: the destination refused
+  std::string why;
+  Source::End end = Source::End::kHere;
+  Report report;
+};
+
+/// Moves `machine`; with the guest stopped at both ends RAM must be equal, byte for byte.
+Moved move(vmm::Machine& machine, const vmm::ConsoleSink& console, SourceOptions options = {},
+           std::function<void(vmm::Machine&)> inspect = {}) {
+  auto [listener, name] = testing::listen_on(address());
+  options.to = name;
+  options.transport = kTransport;
+  Moved moved;
+  auto arriving = std::async(std::launch::async, [&, &from = listener] {
+    Destination destination(testing::accept_from(from),
+                            {.console = console, .inspect = [&](vmm::Machine& arrived) {
+                               EXPECT_EQ(different_pages(machine.memory(), arrived.memory()),
+                                         std::vector<std::uint64_t>());
+                               if (inspect) inspect(arrived);
+                             }});
+    try {
+      moved.machine = destination.run();
+    } catch (const std::exception& error) {
+      moved.why = error.what();
+    }
+  });
+  Source source(machine, options);
+  moved.end = source.run();
+  moved.report = source.report();
+  arriving.get();
+  return moved;
+}
+
+class MoveTest : public ::testing::TestWithParam<unsigned> {};
+
+TEST_P(MoveTest, AGuestMovesTenTimesAndItsMemoryIsTheSameEachTime) {
+  Console console;
+  auto machine = std::make_unique<vmm::Machine>(pattern_guest(GetParam()), console.sink());
+  machine->boot();
+  machine->resume();
+  ASSERT_TRUE(console.wait_for("tick ")) << console.text();
+  for (int i = 0; i < 10; ++i) {
+    const std::size_t before = console.text().size();
+    Moved moved = move(*machine, console.sink());
+    ASSERT_EQ(moved.end, Source::End::kMoved) << moved.report.reason << " / " << moved.why;
+    ASSERT_NE(moved.machine, nullptr);
+    EXPECT_EQ(moved.report.status, "completed");
+    EXPECT_EQ(moved.report.transport, kName);
+    EXPECT_GT(moved.report.pages.hole, 0u);
+    EXPECT_GE(moved.report.rounds.size(), 2u);
+    EXPECT_FALSE(machine->running());
+    machine = std::move(moved.machine);
+    EXPECT_TRUE(machine->running());
+    ASSERT_TRUE(console.wait_for("tick ", before)) << console.text();
+  }
+  EXPECT_EQ(console.text().find("CORRUPT"), std::string::npos) << console.text();
+}
+
+INSTANTIATE_TEST_SUITE_P(Vcpus, MoveTest, ::testing::Values(1u, 2u));
+
+TEST(Move, ADestinationThatCannotTakeTheGuestLeavesItRunning) {
+  Console console;
+  vmm::Machine machine(pattern_guest(1), console.sink());
+  machine.boot();
+  machine.resume();
+  ASSERT_TRUE(console.wait_for("tick "));
+  const Moved moved =
+      move(machine, console.sink(), {}, [](vmm::Machine&) { throw std::runtime_error("no room"); });
+  EXPECT_EQ(moved.end, Source::End::kHere);
+  EXPECT_EQ(moved.report.status, "failed");
+  EXPECT_EQ(moved.report.reason, "the destination refused: no room");
+  EXPECT_EQ(moved.machine, nullptr);
+  EXPECT_TRUE(machine.running());
+  EXPECT_TRUE(console.wait_for("tick ", console.text().size()));
+}
+
+TEST(Move, AGuestThatCannotConvergeStaysAndSaysWhy) {
+  Console console;
+  vmm::Machine machine(pattern_guest(1), console.sink());
+  machine.boot();
+  machine.resume();
+  ASSERT_TRUE(console.wait_for("tick "));
+  SourceOptions options;
+  options.max_bandwidth = 50'000'000;
+  options.downtime_limit_ms = 1;
+  options.timeout_ms = 2000;
+  const Moved moved = move(machine, console.sink(), options);
+  EXPECT_EQ(moved.end, Source::End::kHere);
+  EXPECT_EQ(moved.report.status, "failed");
+  EXPECT_FALSE(moved.why.empty());
+  EXPECT_TRUE(machine.running());
+  EXPECT_TRUE(console.wait_for("tick ", console.text().size()));
+}
+
+TEST(Move, CancelledItGoesOnWhereItWas) {
+  Console console;
+  vmm::Machine machine(pattern_guest(1), console.sink());
+  machine.boot();
+  machine.resume();
+  ASSERT_TRUE(console.wait_for("tick "));
+  auto [listener, name] = testing::listen_on(address());
+  auto arriving = std::async(std::launch::async, [&, &from = listener] {
+    Destination destination(testing::accept_from(from), {.console = console.sink()});
+    EXPECT_THROW(destination.run(), std::exception);
+  });
+  Source source(machine, {.to = name, .transport = kTransport, .max_bandwidth = 1'000'000});
+  auto ended = std::async(std::launch::async, [&] { return source.run(); });
+  while (source.progress().phase != "rounds") std::this_thread::sleep_for(1ms);
+  const auto start = std::chrono::steady_clock::now();
+  source.cancel();
+  EXPECT_EQ(ended.get(), Source::End::kHere);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 5s);
+  arriving.get();
+  EXPECT_EQ(source.report().status, "cancelled");
+  EXPECT_TRUE(machine.running());
+  EXPECT_TRUE(console.wait_for("tick ", console.text().size()));
+}
+
+}  // namespace
+}  // namespace godwit::migration

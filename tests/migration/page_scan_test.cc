@@ -1,0 +1,33 @@
+#include "migration/page_scan.h"
+
+#include <gtest/gtest.h>
+
+namespace godwit::migration {
+namespace {
+
+using memory::kPageSize;
+using memory::PageRange;
+
+TEST(PageScan, EveryByteOfAPageCounts) {
+  memory::GuestMemory memory(2 << 20);
+  const auto page = memory.page_bytes({3, 1});
+  EXPECT_TRUE(all_zero(page));
+  for (const std::size_t at : {0ul, 7ul, 8ul, 63ul, 64ul, 2047ul, 4032ul, 4095ul}) {
+    page[at] = std::byte{1};
+    EXPECT_FALSE(all_zero(page)) << at;
+    page[at] = std::byte{0};
+  }
+}
+
+TEST(PageScan, SortsPagesIntoMaximalRuns) {
+  memory::GuestMemory memory(2 << 20);
+  for (const std::uint64_t page : {10, 11, 12, 20})
+    memory.page_bytes({page, 1})[100] = std::byte{1};
+  const std::vector<PageRange> ranges = {{9, 5}, {20, 1}, {21, 2}};
+  const ScannedPages scanned = scan_pages(memory, ranges);
+  EXPECT_EQ(scanned.data, (std::vector<PageRange>{{10, 3}, {20, 1}}));
+  EXPECT_EQ(scanned.zero, (std::vector<PageRange>{{9, 1}, {13, 1}, {21, 2}}));
+}
+
+}  // namespace
+}  // namespace godwit::migration

@@ -1,0 +1,93 @@
+#include "migration/protocol.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <random>
+
+namespace godwit::migration {
+namespace {
+
+using memory::PageRange;
+
+std::span<const std::byte> bytes(const std::string& text) { return std::as_bytes(std::span(text)); }
+
+Hello hello() {
+  Hello hello;
+  hello.machine.name = "web1";
+  hello.machine.memory_bytes = 256 << 20;
+  hello.machine.cpus = 2;
+  hello.machine.disks = {{"/srv/web1.img", false}};
+  hello.requirements = "{}";
+  hello.data_bytes = 4096;
+  hello.rdma = true;
+  hello.rdma_address = {7, 0xabcdef, 3, 5, true, std::vector<std::uint8_t>(16, 1)};
+  return hello;
+}
+
+TEST(Protocol, AHelloSurvivesTheWire) {
+  const Hello got = decode_hello(bytes(encode(hello())));
+  EXPECT_EQ(got.machine.name, "web1");
+  EXPECT_EQ(got.machine.memory_bytes, 256u << 20);
+  EXPECT_EQ(got.machine.disks, hello().machine.disks);
+  EXPECT_TRUE(got.rdma);
+  EXPECT_EQ(got.rdma_address.packet_sequence, 0xabcdefu);
+  EXPECT_EQ(got.rdma_address.gid, hello().rdma_address.gid);
+}
+
+TEST(Protocol, ATruncatedOrMutatedHelloIsAnErrorOrAHello) {
+  const std::string good = encode(hello());
+  for (std::size_t size = 0; size < good.size(); ++size) {
+    EXPECT_THROW(decode_hello(bytes(good.substr(0, size))), ChannelError) << size;
+  }
+  std::mt19937 random(1);
+  for (int i = 0; i < 5000; ++i) {
+    std::string bad = good;
+    bad[random() % bad.size()] = static_cast<char>(random());
+    try {
+      decode_hello(bytes(bad));
+    } catch (const ChannelError&) {
+      // The only exception there may be.
+    }
+  }
+}
+
+TEST(Protocol, AnRdmaAddressOutOfRangeIsRefused) {
+  for (const auto& spoil : std::vector<std::function<void(RdmaAddress&)>>{
+           [](RdmaAddress& a) { a.gid.pop_back(); }, [](RdmaAddress& a) { a.mtu = 0; },
+           [](RdmaAddress& a) { a.mtu = 6; },
+           [](RdmaAddress& a) { a.packet_sequence = 1 << 24; }}) {
+    Hello bad = hello();
+    spoil(bad.rdma_address);
+    EXPECT_THROW(decode_hello(bytes(encode(bad))), ChannelError);
+  }
+}
+
+TEST(Protocol, PageRangesMustLieInsideRamInOrder) {
+  const auto decode = [](const std::vector<PageRange>& ranges) {
+    return decode_ranges(std::as_bytes(std::span(ranges)), 100, 4);
+  };
+  EXPECT_EQ(decode({{0, 1}, {99, 1}}).size(), 2u);
+  EXPECT_THROW(decode({}), ChannelError);
+  EXPECT_THROW(decode({{0, 0}}), ChannelError);
+  EXPECT_THROW(decode({{100, 1}}), ChannelError);
+  EXPECT_THROW(decode({{99, 2}}), ChannelError);
+  EXPECT_THROW(decode({{1, UINT64_MAX}}), ChannelError);
+  EXPECT_THROW(decode({{UINT64_MAX, 2}}), ChannelError);
+  EXPECT_THROW(decode({{5, 2}, {6, 1}}), ChannelError);
+  EXPECT_THROW(decode({{1, 1}, {3, 1}, {5, 1}, {7, 1}, {9, 1}}), ChannelError);
+  const std::vector<PageRange> one = {{0, 1}};
+  EXPECT_THROW(decode_ranges(std::as_bytes(std::span(one)).first(15), 100, 4), ChannelError);
+}
+
+TEST(Protocol, AReasonFromAPeerCannotPlayWithTheTerminal) {
+  EXPECT_EQ(decode_reason(bytes(encode_reason("no\n\033[2Jroom"))), "no  [2Jroom");
+}
+
+TEST(Protocol, KindsThatDoNotExistMayHaveNoPayload) {
+  EXPECT_EQ(max_payload(static_cast<MessageKind>(0)), 0u);
+  EXPECT_EQ(max_payload(static_cast<MessageKind>(4711)), 0u);
+}
+
+}  // namespace
+}  // namespace godwit::migration

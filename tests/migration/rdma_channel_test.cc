@@ -1,0 +1,83 @@
+#include "migration/rdma_channel.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <future>
+
+#include "tests/migration/channel_suite.h"
+#include "tests/migration/sockets.h"
+
+namespace godwit::testing {
+namespace {
+
+using migration::RdmaChannel;
+using migration::RdmaEndpoint;
+using migration::RdmaError;
+using migration::Role;
+using migration::Wire;
+
+/// The address of an RDMA interface; these tests have no other way to be (see ci/runner).
+std::string rdma_address() {
+  const char* address = std::getenv("GODWIT_RDMA_ADDRESS");
+  if (address == nullptr)
+    throw std::runtime_error("GODWIT_RDMA_ADDRESS is not set: run this by ci/runner");
+  return address;
+}
+
+struct RdmaEnds : ChannelEnds {
+  RdmaEnds() : RdmaEnds(tcp_pair(rdma_address())) {}
+  explicit RdmaEnds(std::pair<sys::UniqueFd, sys::UniqueFd> sockets)
+      : source_wire(std::move(sockets.first)), destination_wire(std::move(sockets.second)) {
+    auto from = std::make_unique<RdmaEndpoint>(source_wire.fd(), false);
+    auto to = std::make_unique<RdmaEndpoint>(destination_wire.fd(), true);
+    from->connect(to->address());
+    to->connect(from->address());
+    auto channel =
+        std::make_unique<RdmaChannel>(source_wire, source_ram, Role::kSource, std::move(from));
+    channel->probe();
+    source = std::move(channel);
+    destination = std::make_unique<RdmaChannel>(destination_wire, destination_ram,
+                                                Role::kDestination, std::move(to));
+  }
+  Wire source_wire;
+  Wire destination_wire;
+};
+
+INSTANTIATE_TEST_SUITE_P(Transports, ChannelTest,
+                         ::testing::Values(Transport{"rdma",
+                                                     [] { return std::make_unique<RdmaEnds>(); }}),
+                         [](const auto& one) { return one.param.name; });
+
+TEST(RdmaEndpoint, AnAddressWithoutRdmaSaysSo) {
+  const auto sockets = tcp_pair("127.0.0.1");
+  try {
+    RdmaEndpoint endpoint(sockets.first.get(), false);
+    FAIL() << "RDMA over the loopback interface";
+  } catch (const RdmaError& error) {
+    EXPECT_STREQ(error.what(), "no active RDMA port has the address 127.0.0.1");
+  }
+}
+
+TEST(RdmaChannel, ALateWriteDoesNotLandOnceTheDestinationIsSealed) {
+  RdmaEnds ends;
+  const memory::PageRange range{0, 4};
+  std::memset(ends.source_ram.page_bytes(range).data(), 1, range.bytes());
+  auto received = std::async(std::launch::async, [&] { return ends.destination->receive(20000); });
+  ends.source->write({&range, 1});
+  ends.source->send(migration::MessageKind::kState, {});
+  received.get();
+  ends.destination->seal();
+  std::memset(ends.source_ram.page_bytes(range).data(), 2, range.bytes());
+  EXPECT_THROW(
+      {
+        ends.source->write({&range, 1});
+        ends.source->flush();
+      },
+      migration::ChannelError);
+  for (const std::byte byte : ends.destination_ram.page_bytes(range)) ASSERT_EQ(byte, std::byte{1});
+}
+
+}  // namespace
+}  // namespace godwit::testing
