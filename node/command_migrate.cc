@@ -3,6 +3,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <ctime>
@@ -13,6 +14,7 @@
 #include "node/commands.h"
 #include "node/control_client.h"
 #include "node/exit_codes.h"
+#include "node/host_port.h"
 #include "node/options.h"
 #include "node/report_text.h"
 #include "node/units.h"
@@ -145,6 +147,23 @@ int exit_code(const std::string& status) {
   return kExitMoveFailed;
 }
 
+/// Why it has not moved, and where that leaves the guest.
+void explain(const std::string& name, const json& report, int code) {
+  std::string line = report.value("reason", "");
+  if (code == kExitInDoubt) {
+    line += fmt::format(
+        "; {0} is stopped here and may run at {1}: look there, then say godwit resolve {0} "
+        "--here or --there",
+        name, report.value("to", "the destination"));
+  } else if (report.value("guest_state", "") == "paused") {
+    line += fmt::format("; {} is paused here", name);
+  } else {
+    line += fmt::format("; {} goes on here", name);
+  }
+  std::replace(line.begin(), line.end(), '\n', ' ');
+  fmt::print(stderr, "godwit: migrate: {}\n", line);
+}
+
 }  // namespace
 
 int migrate_command(const Words& words) {
@@ -164,7 +183,9 @@ int migrate_command(const Words& words) {
     throw UsageError("--transport: must be auto, rdma or tcp");
   }
   const std::string to = options.text("to");
-  if (to.find(':') == std::string::npos) throw UsageError("--to: must be HOST:PORT");
+  if (const std::string why = destination_complaint(to); !why.empty()) {
+    throw UsageError("--to: " + why);
+  }
   const ControlClient client(options.text("NAME"));
   const json report =
       move(client, {{"to", to},
@@ -173,13 +194,11 @@ int migrate_command(const Words& words) {
                     {"max_bandwidth", options.rate("max-bandwidth")},
                     {"timeout_ms", options.time_ns("timeout") / 1'000'000}});
   const int code = exit_code(report.value("status", "failed"));
+  if (code != kExitOk) explain(client.name(), report, code);
   if (options.on("json")) {
     fmt::print("{}\n", report.dump(2));
-  } else {
-    fmt::print("{}\n{}",
-               code == kExitOk ? fmt::format("{} runs at {} now", client.name(), to)
-                               : fmt::format("{} has not moved", client.name()),
-               report_text(report));
+  } else if (code == kExitOk) {
+    fmt::print("{} runs at {} now\n{}", client.name(), to, report_text(report));
   }
   return code;
 }

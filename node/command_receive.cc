@@ -156,8 +156,7 @@ int receive_command(const Words& words) {
                                     }});
     try {
       const Listener listener = listen_on(where);
-      fmt::print("godwit: receive: listening on {}\n", listener.address());
-      std::fflush(stdout);
+      fmt::print(stderr, "godwit: receive: listening on {}\n", listener.address());
       sys::UniqueFd connection = listener.accept(interruption.event());
       if (connection) reception.take(std::move(connection), interruption);
     } catch (const std::exception&) {

@@ -26,7 +26,7 @@ void Guest::run_move(const MoveDone& done) {
   {
     const std::lock_guard lock(mutex_);
     output_.hurry(false);
-    report = last_report_ = move_->report();
+    report = move_->report();
     move_.reset();
     switch (end) {
       case Move::End::kMoved:
@@ -41,6 +41,8 @@ void Guest::run_move(const MoveDone& done) {
         state_ = State::kInDoubt;
         break;
     }
+    report["guest_state"] = state_name();
+    last_report_ = report;
     over = outcome_.has_value();
   }
   done(report);  // before the process may end

@@ -11,38 +11,12 @@
 #include <memory>
 #include <stdexcept>
 
-#include "node/units.h"
+#include "node/host_port.h"
 #include "vmm/sys/error.h"
 
 namespace godwit::node {
 
 namespace {
-
-struct HostPort {
-  std::string host;
-  std::string port;
-};
-
-HostPort split(const std::string& text) {
-  const auto bad = [&] {
-    return std::invalid_argument(text + " is not HOST:PORT; an IPv6 address stands in [brackets]");
-  };
-  const std::size_t colon = text.rfind(':');
-  if (colon == std::string::npos) throw bad();
-  HostPort result{text.substr(0, colon), text.substr(colon + 1)};
-  try {
-    parse_count(result.port, 0, 65535);
-  } catch (const UnitError& error) {
-    throw std::invalid_argument(fmt::format("port {}", error.what()));
-  }
-  std::string& host = result.host;
-  if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
-    host = host.substr(1, host.size() - 2);
-  } else if (host.find(':') != std::string::npos) {
-    throw bad();
-  }
-  return result;
-}
 
 struct FreeAddresses {
   void operator()(addrinfo* list) const { ::freeaddrinfo(list); }
@@ -51,13 +25,14 @@ struct FreeAddresses {
 }  // namespace
 
 Listener::Listener(const std::string& host_port) {
-  const HostPort where = split(host_port);
+  const HostPort where = parse_host_port(host_port);
+  const std::string port = std::to_string(where.port);
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
   addrinfo* found = nullptr;
-  const int error = ::getaddrinfo(where.host.empty() ? nullptr : where.host.c_str(),
-                                  where.port.c_str(), &hints, &found);
+  const int error = ::getaddrinfo(where.host.empty() ? nullptr : where.host.c_str(), port.c_str(),
+                                  &hints, &found);
   if (error != 0) throw std::runtime_error(fmt::format("{}: {}", host_port, ::gai_strerror(error)));
   const std::unique_ptr<addrinfo, FreeAddresses> addresses(found);
 
@@ -81,7 +56,8 @@ std::string Listener::address() const {
   ::getnameinfo(address, size, host.data(), host.size(), port.data(), port.size(),
                 NI_NUMERICHOST | NI_NUMERICSERV);
   const bool brackets = storage.ss_family == AF_INET6;
-  return fmt::format("{}{}{}:{}", brackets ? "[" : "", host.data(), brackets ? "]" : "", port.data());
+  return fmt::format("{}{}{}:{}", brackets ? "[" : "", host.data(), brackets ? "]" : "",
+                     port.data());
 }
 
 sys::UniqueFd Listener::accept(const sys::EventFd& stop) const {

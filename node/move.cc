@@ -4,16 +4,15 @@
 
 #include "migration/report.h"
 #include "migration/source.h"
+#include "node/host_port.h"
 
 namespace godwit::node {
 
 namespace {
 
 migration::SourceOptions source_options(const MoveRequest& request) {
-  const std::size_t colon = request.to.rfind(':');
-  if (colon == std::string::npos || colon == 0 || colon + 1 == request.to.size()) {
-    throw BadRequest("to must be HOST:PORT, an IPv6 address in brackets");
-  }
+  const std::string why = destination_complaint(request.to);
+  if (!why.empty()) throw BadRequest("to: " + why);
   migration::SourceOptions options;
   options.to = request.to;
   if (request.transport == "rdma") options.transport = migration::Transport::kRdma;
