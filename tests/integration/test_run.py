@@ -16,7 +16,7 @@ class RunTest(Case):
     def test_power_off_ends_with_status_0_and_leaves_no_socket(self):
         guest = self.run_guest("hello.elf")
         self.ended(guest, 0)
-        self.assertEqual(guest.out.text(), "hello from a guest")
+        self.assertEqual(guest.out.text(), "hello from a guest\n")
         self.assertFalse(Path(guest.api).exists())
 
     def test_a_triple_fault_is_one_clear_line_and_status_1(self):

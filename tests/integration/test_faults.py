@@ -1,0 +1,181 @@
+"""A fault at every step of a move: exactly one guest is left, and it is the right one."""
+
+import signal
+import time
+import unittest
+from pathlib import Path
+
+from harness import PATIENCE, Case
+from proxy import Proxy
+
+MOVED, MOVE_FAILED, CANCELLED, IN_DOUBT = 0, 3, 4, 5
+
+# The messages of a move by TCP in their order. A fault hits before each is passed on.
+BEFORE_COMMIT = (("source", "Preamble"), ("destination", "Preamble"), ("source", "Hello"), ("destination", "Accept"),
+                 ("source", "Begin"), ("source", "Pages"), ("source", "State"), ("destination", "Ready"))
+COMMIT, RUNNING = ("source", "Commit"), ("destination", "Running")
+
+
+class FaultTest(Case):
+    def setUp(self):
+        super().setUp()
+        self.proxies = []
+        self.boot()
+
+    def tearDown(self):
+        for proxy in self.proxies:
+            proxy.close()
+        super().tearDown()
+
+    def boot(self):
+        self.source = self.run_guest("pattern.elf", append="mib=4 rate=4 tick=20")
+        self.line(self.source, r"pages=[1-9]\d\d\d?", 30)
+
+    def fault(self, step, action, *words, after=False):
+        """Moves the guest and lets `action` happen at `step`; returns the exit status of `godwit migrate`."""
+        self.destination = self.receive()
+        self.proxy = Proxy(self.destination.address, *step, action, after)
+        self.proxies.append(self.proxy)
+        self.mark = self.source.out.count()
+        self.mover = self.start("migrate", self.source.api, "--to", self.proxy.address, "--transport", "tcp", *words)
+        status = self.mover.wait(30)
+        self.assertIsNotNone(status, "godwit migrate does not end")
+        self.assertTrue(self.proxy.acted.is_set(), f"the move never came to {step}: {self.proxy.seen}")
+        return status
+
+    def goes_on_here(self, ends=True):
+        """The guest runs at the source and nowhere else, and never stood still for a second."""
+        self.assertEqual(self.source.state(), "running")
+        self.assertTrue(self.source.wait_ticks(3, 5), "the guest stands still")
+        times = [t.at for t in self.source.ticks(self.mark)]
+        gap = max(b - a for a, b in zip(times, times[1:]))
+        self.assertLess(gap, 1.0 * PATIENCE, "the guest stood still")
+        self.no_lost_tick(self.source)
+        self.no_corruption(self.source)
+        if ends:
+            self.nothing_left_there()
+
+    def nothing_left_there(self, status=1):
+        self.ended(self.destination, status)
+        if status == 1:
+            self.one_line(self.destination.err.lines[-1])
+        self.assertEqual(self.destination.ticks(), [], "the guest ran there as well")
+        self.assertFalse(Path(self.destination.api).exists() and status == 1, "the socket is left")
+
+    def each_step(self, run):
+        for step in BEFORE_COMMIT:
+            with self.subTest(" ".join(step)):
+                run(step)
+
+    def test_the_destination_is_killed(self):
+        def run(step):
+            status = self.fault(step, self.kill_destination)
+            self.assertEqual(status, MOVE_FAILED)
+            self.goes_on_here(ends=False)
+            self.nothing_left_there(-signal.SIGKILL)
+
+        self.each_step(run)
+
+    def kill_destination(self):
+        self.destination.signal(signal.SIGKILL)
+        return "drop"  # what it was about to say is not said
+
+    def test_the_destination_is_killed_once_it_was_ready(self):
+        """The source may have committed to a dead peer: in doubt, and the user lets it run on here."""
+        self.assertEqual(self.fault(COMMIT, self.kill_destination), IN_DOUBT)
+        self.in_doubt_until_resolved(-signal.SIGKILL)
+
+    def test_the_link_is_cut(self):
+        def run(step):
+            self.assertEqual(self.fault(step, "drop"), MOVE_FAILED)
+            self.goes_on_here()
+
+        self.each_step(run)
+
+    def test_the_move_is_cancelled(self):
+        def run(step):
+            status = self.fault(step, lambda: self.source.request("DELETE", "/v1/migration"))
+            self.assertEqual(status, CANCELLED)
+            self.goes_on_here()
+
+        self.each_step(run)
+
+    def test_the_move_times_out(self):
+        def run(step):
+            self.assertEqual(self.fault(step, "freeze", "--timeout", "700ms"), MOVE_FAILED)
+            self.proxy.close()  # the destination's end of the link dies now
+            self.goes_on_here()
+
+        self.each_step(run)
+
+    def test_the_source_is_killed(self):
+        def run(step):
+            if not self.source.alive():
+                self.boot()
+            self.fault(step, lambda: self.source.signal(signal.SIGKILL))
+            self.nothing_left_there()
+
+        self.each_step(run)
+
+    def test_the_source_is_killed_after_commit(self):
+        self.fault(COMMIT, lambda: self.source.signal(signal.SIGKILL), after=True)
+        self.runs_there()
+
+    def runs_there(self):
+        self.assertTrue(self.destination.wait_ticks(3, 10), "the guest does not run there")
+        self.assertEqual(self.destination.state(), "running")
+        self.no_corruption(self.source, self.destination)
+        self.no_lost_tick(self.source, self.destination)
+
+    def test_the_link_is_cut_as_it_commits(self):
+        """Commit does not arrive: in doubt, and the user lets it run on here."""
+        self.assertEqual(self.fault(COMMIT, "drop"), IN_DOUBT)
+        self.in_doubt_until_resolved(1)
+
+    def in_doubt_until_resolved(self, status_there):
+        self.nothing_left_there(status_there)
+        count = self.source.out.count()
+        time.sleep(0.3)
+        self.assertEqual(self.source.state(), "in-doubt")
+        self.assertEqual(self.source.out.count(), count, "a committed guest ran on at the source")
+        self.assertEqual(self.godwit("resolve", self.source.api, "--here")[0], 0)
+        self.assertTrue(self.source.wait_ticks(3, 5))
+        self.no_lost_tick(self.source)
+        self.no_corruption(self.source)
+
+    def test_the_link_is_cut_once_it_runs_there(self):
+        """Running does not arrive: in doubt here, but it runs there."""
+        self.assertEqual(self.fault(RUNNING, "drop"), IN_DOUBT)
+        self.runs_there()
+        self.assertEqual(self.source.state(), "in-doubt")
+        count = self.source.out.count()
+        self.assertEqual(self.godwit("resolve", self.source.api, "--there")[0], 0)
+        self.assertIsNotNone(self.source.wait(10))
+        self.assertEqual(self.source.out.count(), count)
+
+    def test_a_cancel_that_comes_too_late_changes_nothing(self):
+        answers = []
+        status = self.fault(RUNNING, lambda: answers.append(self.source.request("DELETE", "/v1/migration")))
+        self.assertEqual(status, MOVED)
+        self.ended(self.source, 0)
+        self.runs_there()
+
+    def test_a_broken_stream_is_refused(self):
+        """Bytes that are no frame, in the middle of a move."""
+        def break_it():
+            self.proxy.ends[1].sendall(b"\xee" * 64)
+
+        self.assertEqual(self.fault(("source", "State"), break_it), MOVE_FAILED)
+        self.goes_on_here()
+
+    def test_a_peer_of_another_version_is_refused(self):
+        def other_version():
+            self.proxy.ends[0].sendall(b"GODWIT\r\n" + (99).to_bytes(4, "little") + bytes(4))
+
+        self.assertEqual(self.fault(("destination", "Preamble"), other_version), MOVE_FAILED)
+        self.assertRegex(self.mover.out.text() + self.mover.err.text(), "version 99")
+        self.goes_on_here()
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,180 @@
+"""Moves by TCP between processes of one host, with guests of our own."""
+
+import json
+import threading
+import time
+import unittest
+from pathlib import Path
+
+from harness import PATIENCE, Case
+
+
+class MoveTest(Case):
+    def move(self, source, destination, *words, seconds=60):
+        """Moves the guest, as the user would; checks the report and that the source has ended."""
+        status, out, err = self.godwit("migrate", source.api, "--to", destination.address, "--transport", "tcp",
+                                       "--json", *words, seconds=seconds)
+        self.assertEqual(status, 0, err)
+        report = json.loads(out)
+        self.assertEqual((report["status"], report["transport"]), ("completed", "tcp"))
+        self.ended(source, 0)
+        self.assertFalse(Path(source.api).exists())
+        return report
+
+    def visited(self, guest, pages):
+        """Waits until the pattern guest has visited that many pages."""
+        def done():
+            ticks = guest.ticks()
+            return ticks and sum(int(n) for n in ticks[-1].values["pages"].split(",")) >= pages
+
+        self.wait_for(f"{pages} pages", done, 40)
+
+    def there_and_back(self, cpus, mib, append, moves, memory="64M"):
+        hosts = [self.run_guest("pattern.elf", append=f"cpus={cpus} mib={mib} tick=50 {append}", cpus=cpus, memory=memory)]
+        self.visited(hosts[0], mib * 256)
+        reports = []
+        for _ in range(moves):
+            self.assertTrue(hosts[-1].wait_ticks(2, 20))
+            hosts.append(self.receive())
+            reports.append(self.move(hosts[-2], hosts[-1]))
+        self.assertTrue(hosts[-1].wait_ticks(3, 20))
+        hosts[-1].type("v")
+        for _ in range(cpus):
+            self.line(hosts[-1], "verified pages", 60)
+        hosts[-1].type("q")
+        self.ended(hosts[-1], 0)
+        self.no_corruption(*hosts)
+        self.no_lost_tick(*hosts)
+        for cpu in range(cpus):  # every vCPU went on everywhere
+            for host in hosts[1:]:
+                done = [int(t.values["pages"].split(",")[cpu]) for t in host.ticks()]
+                self.assertGreater(done[-1], done[0], f"vCPU {cpu} stood still")
+        times = [int(t.values["t"]) for t in self.all_ticks(*hosts)]
+        self.assertEqual(times, sorted(times))
+        return hosts, reports
+
+    def test_ten_times_back_and_forth_with_one_vcpu(self):
+        self.there_and_back(1, 2, "", 10)
+
+    def test_ten_times_back_and_forth_with_two_vcpus(self):
+        self.there_and_back(2, 2, "", 10)
+
+    def test_memory_above_4_gib_moves(self):
+        _, reports = self.there_and_back(1, 4, "base=4096 rate=8", 2, memory="5G")
+        self.assertLess(reports[0]["bytes"]["ram"], 64 << 20, "holes were sent")
+        self.assertGreater(reports[0]["pages"]["hole"], 1_000_000)
+
+    def test_the_report_adds_up(self):
+        _, reports = self.there_and_back(1, 8, "rate=8", 1)
+        report = reports[0]
+        parts = report["downtime"]
+        self.assertAlmostEqual(sum(parts.values()), report["downtime_ms"], delta=2 + report["downtime_ms"] * 0.2)
+        self.assertEqual(sum(r["pages"] for r in report["rounds"]), report["pages"]["sent"])
+        self.assertGreaterEqual(report["pages"]["sent"], 2048)
+        self.assertLess(report["downtime_ms"], report["total_ms"])
+        self.assertGreater(report["bytes"]["state"], 1000)
+        self.assertGreater(report["throughput_mbps"], 0)
+
+    def test_a_guest_that_writes_faster_than_the_limit_lets_it_send_moves_or_goes_on(self):
+        """Never neither: the move may fail by its time-out, then the guest goes on at the source."""
+        source = self.run_guest("pattern.elf", append="mib=32 verify=0 tick=50")
+        self.visited(source, 8192)
+        destination = self.receive()
+        status, out, err = self.godwit("migrate", source.api, "--to", destination.address, "--transport", "tcp",
+                                       "--max-bandwidth", "8Mbit", "--timeout", "3s", "--downtime-limit", "1ms",
+                                       seconds=60)
+        self.assertIn(status, (0, 3), err)
+        left = destination if status == 0 else source
+        self.assertTrue(left.wait_ticks(5, 20))
+        self.ended(source if status == 0 else destination, 0 if status == 0 else 1)
+
+    def test_a_paused_guest_is_refused_or_moves_paused(self):
+        source = self.run_guest("idle.elf", append="tick=50")
+        self.line(source, "tick 1 ")
+        self.godwit("pause", source.api)
+        destination = self.receive()
+        status, _, err = self.godwit("migrate", source.api, "--to", destination.address)
+        self.assertNotEqual(status, 0)
+        self.one_line(err)
+        self.assertEqual(source.state(), "paused")
+        self.godwit("resume", source.api)
+        self.assertTrue(source.wait_ticks(2, 10))
+
+    def test_input_and_control_follow_the_guest(self):
+        source = self.run_guest("idle.elf", append="tick=50", name="web7")
+        self.line(source, "tick 1 ")
+        destination = self.receive()
+        self.move(source, destination)
+        answer = destination.request("GET", "/v1/status")[1]
+        self.assertEqual((answer["name"], answer["state"]), ("web7", "running"))
+        destination.type("x")
+        self.line(destination, "typed x")
+        self.godwit("pause", destination.api)
+        self.assertEqual(destination.state(), "paused")
+        self.godwit("resume", destination.api)
+        # It boots again where it is.
+        start = destination.out.count()
+        destination.type("r")
+        self.line(destination, "ready", start=start)
+        self.line(destination, "tick 1 ", start=start)
+        self.assertEqual(self.godwit("stop", destination.api, "--force")[0], 0)
+        self.ended(destination, 0)
+
+    def test_a_guest_that_powers_off_while_it_moves_is_over(self):
+        source = self.run_guest("pattern.elf", append="mib=32 rate=100 tick=50")
+        self.visited(source, 8192)
+        destination = self.receive()
+        move = self.start("migrate", source.api, "--to", destination.address, "--max-bandwidth", "20Mbit", "--timeout", "30s")
+        self.wait_for("the move", lambda: source.state() == "migrating", 10)
+        source.type("q")
+        self.ended(source, 0)
+        self.assertNotEqual(move.wait(10), 0)
+        self.ended(destination, 1)
+
+    def test_two_moves_at_once_are_refused(self):
+        source = self.run_guest("pattern.elf", append="mib=32 rate=100 tick=50")
+        self.visited(source, 8192)
+        first, second = self.receive(), self.receive()
+        move = self.start("migrate", source.api, "--to", first.address, "--max-bandwidth", "20Mbit", "--timeout", "30s")
+        self.wait_for("the move", lambda: source.state() == "migrating", 10)
+        status, _, err = self.godwit("migrate", source.api, "--to", second.address)
+        self.assertEqual(status, 1)
+        self.one_line(err)
+        self.assertEqual(self.godwit("cancel", source.api)[0], 0)
+        self.ended(move, 4)
+        self.assertEqual(source.state(), "running")
+        self.ended(first, 1)
+
+
+class DiskTest(Case):
+    def test_the_lock_of_a_disk_follows_the_guest(self):
+        image = self.folder / "disk.img"
+        image.write_bytes(bytes(1 << 20))
+        source = self.run_guest("idle.elf", append="tick=50", more=("--disk", image))
+        self.line(source, "tick 1 ")
+        destination = self.receive()
+        self.assertEqual(self.godwit("migrate", source.api, "--to", destination.address)[0], 0)
+        self.ended(source, 0)
+        self.assertTrue(destination.wait_ticks(2, 10))
+        intruder = self.run_guest("idle.elf", more=("--disk", image))
+        self.ended(intruder, 1)
+        self.one_line(intruder.err.text())
+
+    def test_a_destination_without_the_disk_refuses(self):
+        image = self.folder / "disk.img"
+        image.write_bytes(bytes(1 << 20))
+        source = self.run_guest("idle.elf", append="tick=50", more=("--disk", image))
+        self.line(source, "tick 1 ")
+        image.rename(self.folder / "elsewhere.img")
+        destination = self.receive()
+        status, out, err = self.godwit("migrate", source.api, "--to", destination.address)
+        self.assertEqual(status, 3, err)
+        self.assertIn("disk.img", out + err)
+        self.ended(destination, 1)
+        self.assertIn("disk.img", destination.err.text())
+        self.assertTrue(source.wait_ticks(3, 10))
+        self.no_lost_tick(source)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
