@@ -13,10 +13,9 @@ namespace godwit::node {
 
 class Process {
  public:
-  enum class Streams { kPipes, kTerminal, kTerminalAll };
+  enum class Streams { kPipes, kTerminal };
 
-  /// Starts GODWIT_BINARY; with kTerminal, stdin and stdout are a terminal of its own session,
-  /// with kTerminalAll stderr is, too.
+  /// Starts GODWIT_BINARY; with kTerminal, stdin and stdout are a terminal of its own session.
   explicit Process(const std::vector<std::string>& words, Streams streams = Streams::kPipes);
   ~Process();
   Process(const Process&) = delete;
