@@ -1,6 +1,7 @@
 // Boots a kernel with the VMM and nothing else, for bringing up and measuring: console on standard
 // output, exit status 0 when the guest powers off. With HOPS, the running guest is moved that many
-// times, one a second, into a fresh machine in the same process, and the pauses are printed.
+// times, one a second, into a fresh machine in the same process, and the pauses are printed. After
+// that standard input is typed at the console.
 //
 // usage: boot_linux KERNEL INITRD APPEND CPUS MEMORY_MIB [HOPS [DISK]]
 #include <fmt/core.h>
@@ -11,6 +12,7 @@
 #include <cstdlib>
 #include <exception>
 #include <memory>
+#include <thread>
 
 #include "vmm/machine.h"
 
@@ -76,6 +78,12 @@ int boot(char** argv, int argc) {
     hop(*machine, *next);
     machine = std::move(next);
   }
+  std::thread([&machine] {
+    std::byte buffer[64];
+    for (ssize_t n; (n = ::read(STDIN_FILENO, buffer, sizeof buffer)) > 0;) {
+      machine->console_input({buffer, static_cast<std::size_t>(n)});
+    }
+  }).detach();
   const End end = machine->wait();
   fmt::print(stderr, "boot_linux: {} after {} ms; first instruction after {:.1f} ms\n",
              end.kind == End::Kind::kPowerOff ? "power-off"
@@ -83,7 +91,7 @@ int boot(char** argv, int argc) {
                                               : end.why,
              (now_ns() - started) / 1'000'000, static_cast<double>(first - started) / 1e6);
   machine->pause();
-  return end.kind == End::Kind::kPowerOff ? 0 : 1;
+  ::_exit(end.kind == End::Kind::kPowerOff ? 0 : 1);  // the reader may be blocked
 }
 
 }  // namespace
