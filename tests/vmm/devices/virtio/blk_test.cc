@@ -1,6 +1,8 @@
 #include "vmm/devices/virtio/blk.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "tests/vmm/devices/virtio/blk_fixture.h"
@@ -138,6 +140,29 @@ TEST_P(VirtioBlkTest, WriteZeroesAndDiscardClearTheirRangeOnly) {
   }
 }
 
+TEST_P(VirtioBlkTest, WritesZeroesItselfWhereTheFileSystemCannot) {
+  // tmpfs punches holes but knows no FALLOC_FL_ZERO_RANGE.
+  const sys::UniqueFd file(::memfd_create("image", MFD_CLOEXEC));
+  const std::vector<char> before(kImageSize, 'x');
+  ASSERT_EQ(::pwrite(file.get(), before.data(), before.size(), 0),
+            static_cast<ssize_t>(kImageSize));
+  ASSERT_NE(::fallocate(file.get(), FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, 0, 512), 0);
+  BlkMachine machine("/proc/self/fd/" + std::to_string(file.get()), false, GetParam());
+  BlkDriver driver(machine);
+  ASSERT_EQ(driver.bring_up(), 15);
+  struct {
+    std::uint64_t sector;
+    std::uint32_t count, flags;
+  } const range = {1, static_cast<std::uint32_t>(kImageSectors) - 2, 0};  // longer than one write
+  machine.memory.store(kData, range);
+  ASSERT_EQ(driver.request(kBlkWriteZeroes, 0, {{kData, 16}}), kBlkOk);
+  std::vector<char> after(kImageSize);
+  ASSERT_EQ(::pread(file.get(), after.data(), after.size(), 0), static_cast<ssize_t>(kImageSize));
+  auto expected = before;
+  std::fill(expected.begin() + 512, expected.end() - 512, '\0');
+  EXPECT_EQ(after, expected);
+}
+
 TEST_P(VirtioBlkTest, DiscardGivesSpaceBack) {
   file_.write(0, std::vector<char>(kImageSize, 'x'));
   ASSERT_EQ(driver_.bring_up(), 15);
@@ -258,6 +283,47 @@ TEST_P(VirtioBlkTest, RequestsNotTakenMoveToTheOtherSide) {
   EXPECT_EQ(moved.memory.load<std::uint8_t>(status), kBlkOk);
   EXPECT_EQ(moved.memory.load<char>(kData + 4095), 'm');
   EXPECT_GT(moved.vectors.fired(0), 0);
+}
+
+TEST_P(VirtioBlkTest, MovesAgainAndAgainUnderLoad) {
+  constexpr std::uint16_t kRequests = 60;
+  ASSERT_EQ(driver_.bring_up(), 15);
+  std::unique_ptr<BlkMachine> moved;
+  BlkMachine* here = &machine_;
+  std::uint16_t index = 0;
+  for (int move = 0; move < 12; ++move) {
+    BlkDriver driver(*here);
+    driver.ring.set_available_index(index);
+    const auto value = static_cast<char>('a' + move);
+    for (std::uint16_t i = 0; i < kRequests; ++i) {
+      const auto head = static_cast<std::uint16_t>(3 * i);
+      driver.fill(kData + i * 16384ULL, 16384, value);
+      driver.prepare(head, move % 2 == 0 ? kBlkOut : kBlkIn, i * 32ULL,
+                     {{kData + i * 16384ULL, 16384, move % 2 != 0}});
+      driver.ring.offer(head);
+    }
+    index = driver.ring.next_available();
+    driver.kick();
+    if (move % 3 != 0) std::this_thread::sleep_for(std::chrono::microseconds(50 * move));
+    here->device.quiesce();
+    const auto state = save_of(here->device);
+    auto next = std::make_unique<BlkMachine>(file_.path, false, GetParam());
+    next->device.quiesce();
+    const auto all = memory::PageRange{0, next->memory.pages()};
+    const auto from = here->memory.page_bytes(all);
+    std::copy(from.begin(), from.end(), next->memory.page_bytes(all).begin());
+    restore_from(next->device, state);
+    next->device.resume();
+    moved = std::move(next);
+    here = moved.get();
+    BlkDriver there(*here);
+    ASSERT_TRUE(there.wait_used(index)) << move;
+    for (std::uint64_t i = 0; i < kRequests; ++i) {
+      ASSERT_EQ(here->memory.load<std::uint8_t>(BlkDriver::kHeaders + 64 * 3 * i + 32), kBlkOk);
+      const auto expected = static_cast<char>(move % 2 == 0 ? value : value - 1);
+      ASSERT_EQ(there.bytes(kData + i * 16384, 16384), std::vector<char>(16384, expected));
+    }
+  }
 }
 
 TEST_P(VirtioBlkTest, RefusesToMoveOntoAnotherDisk) {

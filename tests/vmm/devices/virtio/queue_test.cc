@@ -140,8 +140,12 @@ TEST_F(VirtqueueTest, EveryMalformedChainBreaksItForGood) {
 TEST_F(VirtqueueTest, AHeadOrAnIndexOutsideBreaksIt) {
   EXPECT_EQ(offer_and_pop(kSize), Pop::kBroken);
   start(0);
-  queue_.state().next_available = 0;
-  ring_.set_available_index(kSize + 1);
+  ring_.set_chain(0, {{kData, 4}});
+  for (std::uint64_t i = 0; i < kSize; ++i)
+    memory_.store(ring_.available() + 4 + 2 * i, std::uint16_t{0});
+  ring_.set_available_index(kSize);
+  EXPECT_EQ(queue_.pop(chain_), Pop::kChain);
+  ring_.set_available_index(kSize + 2);
   EXPECT_EQ(queue_.pop(chain_), Pop::kBroken);
 }
 
