@@ -63,14 +63,6 @@ class Debian61Test(DebianCase):
     def test_it_boots_logs_in_and_keeps_what_it_writes(self):
         self.keeps_what_it_writes("6.1", 1)
 
-    def test_a_disk_in_use_is_refused_in_one_line(self):
-        guest = self.boot("6.1", 1)
-        status, _, err = self.godwit("run", "--name", "web2", "--kernel", f"{ci('kernel', '6.1')}/vmlinuz", "--memory", "64M", "--disk",
-                                     self.disk, "--api", self.folder / "web2.sock")
-        self.assertNotEqual(status, 0)
-        self.one_line(err)
-        self.assertIn(str(guest.pid), err)
-
 
 class Debian612Test(DebianCase):
     def test_it_boots_from_a_block_device_and_keeps_what_it_writes(self):
