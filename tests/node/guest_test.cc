@@ -117,7 +117,7 @@ TEST_F(GuestTest, EndsWhenItHasMoved) {
   EXPECT_TRUE(move_reported());
   const Outcome end = outcome();
   EXPECT_EQ(end.kind, Outcome::Kind::kMoved);
-  EXPECT_EQ(end.text, "moved to b:7000");
+  EXPECT_EQ(end.text, "web1 moved to b:7000");
   EXPECT_THROW(guest_->resume(), Conflict);
 }
 

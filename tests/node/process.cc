@@ -48,22 +48,22 @@ Process::Process(const std::vector<std::string>& words, Streams streams) {
   PipeEnds err;
   int master = -1;
   int slave = -1;
-  if (streams == Streams::kTerminal) {
+  if (streams != Streams::kPipes) {
     sys::check(::openpty(&master, &slave, nullptr, nullptr, nullptr), "openpty");
     ::fcntl(master, F_SETFD, FD_CLOEXEC);
   }
   pid_ = sys::check(::fork(), "fork");
   if (pid_ == 0) {
-    if (streams == Streams::kTerminal) {
+    if (streams != Streams::kPipes) {
       ::login_tty(slave);  // a session with the terminal as 0, 1 and 2
     } else {
       ::dup2(in.read.get(), 0);
       ::dup2(out.write.get(), 1);
     }
-    ::dup2(err.write.get(), 2);
+    if (streams != Streams::kTerminalAll) ::dup2(err.write.get(), 2);
     exec_godwit(words);
   }
-  if (streams == Streams::kTerminal) {
+  if (streams != Streams::kPipes) {
     ::close(slave);
     in_.reset(master);
     out_.reset(::fcntl(master, F_DUPFD_CLOEXEC, 0));

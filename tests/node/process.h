@@ -13,9 +13,10 @@ namespace godwit::node {
 
 class Process {
  public:
-  enum class Streams { kPipes, kTerminal };
+  enum class Streams { kPipes, kTerminal, kTerminalAll };
 
-  /// Starts GODWIT_BINARY; with kTerminal, stdin and stdout are a terminal of its own session.
+  /// Starts GODWIT_BINARY; with kTerminal, stdin and stdout are a terminal of its own session,
+  /// with kTerminalAll stderr is, too.
   explicit Process(const std::vector<std::string>& words, Streams streams = Streams::kPipes);
   ~Process();
   Process(const Process&) = delete;
