@@ -1,5 +1,5 @@
-// Interrupts as a device sees them. Machine implements these with KVM's irqfd; tests with a counter.
-// trigger() may be called from any thread.
+// Interrupts as a device sees them. Machine implements these with KVM's irqfd; tests with a
+// counter. trigger() may be called from any thread.
 #pragma once
 
 #include <cstdint>
@@ -43,8 +43,8 @@ class MsiVectorFactory {
 class DoorbellRegistry {
  public:
   virtual ~DoorbellRegistry() = default;
-  /// A guest write of any value and 2 bytes at guest-physical `address` signals `event_fd`. Undone by
-  /// remove() with the same arguments.
+  /// A guest write of any value and 2 bytes at guest-physical `address` signals `event_fd`. Undone
+  /// by remove() with the same arguments.
   virtual void add(std::uint64_t address, int event_fd) = 0;
   virtual void remove(std::uint64_t address, int event_fd) = 0;
 };

@@ -47,6 +47,9 @@ std::size_t Serial::input(std::span<const std::byte> bytes) {
     waiting_.push_back(std::to_integer<std::uint8_t>(byte));
   }
   refill();
+  // An edge, even when the line is high already: should the guest have missed the last one, the
+  // next key still gets through.
+  line_ = line_ && taken == 0;
   update_line();
   return taken;
 }
