@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("GODWIT_BUILD", ROOT / "build/debug"))
-GODWIT = BUILD / "node/godwit"
+GODWIT = BUILD / "godwit"
 GUESTS = BUILD / "guests"
 # Everything is slower on an emulated machine, and on a busy one.
 PATIENCE = float(os.environ.get("GODWIT_TEST_PATIENCE", "3" if os.environ.get("GODWIT_RUNNER") else "1"))
