@@ -1,0 +1,20 @@
+#include "balancer/damping.h"
+
+#include <algorithm>
+
+namespace godwit::balancer {
+
+double cooldown(const GuestView& guest, const PolicyConfig& policy) {
+  const unsigned doublings = std::min(6u, guest.recent_moves > 0 ? guest.recent_moves - 1 : 0);
+  return policy.cooldown_seconds * static_cast<double>(1u << doublings);
+}
+
+bool rested(const GuestView& guest, double now, const PolicyConfig& policy) {
+  return !guest.pinned && !guest.moving && now - guest.last_move >= cooldown(guest, policy);
+}
+
+bool going_back(const GuestView& guest, HostId target, double now, const PolicyConfig& policy) {
+  return guest.left == target && now - guest.last_move < 4 * cooldown(guest, policy);
+}
+
+}  // namespace godwit::balancer

@@ -1,0 +1,66 @@
+#include "balancer/decision.h"
+
+#include <fmt/core.h>
+
+namespace godwit::balancer {
+
+const char* name(Action action) {
+  switch (action) {
+    case Action::kStay: return "stay";
+    case Action::kRefuse: return "refuse";
+    case Action::kMove: return "move";
+    case Action::kSwap: return "swap";
+    case Action::kWake: return "wake";
+  }
+  return "?";
+}
+
+const char* name(Cause cause) {
+  switch (cause) {
+    case Cause::kNone: return "none";
+    case Cause::kOverload: return "overload";
+    case Cause::kImbalance: return "imbalance";
+    case Cause::kConsolidation: return "consolidation";
+    case Cause::kDrain: return "drain";
+  }
+  return "?";
+}
+
+const char* name(Obstacle obstacle) {
+  switch (obstacle) {
+    case Obstacle::kNone: return "none";
+    case Obstacle::kBalanced: return "nothing to gain";
+    case Obstacle::kNotPersistent: return "the load is not persistent";
+    case Obstacle::kNoTarget: return "no peer has room within its threshold and the rules";
+    case Obstacle::kNotWorthIt: return "no move is worth its cost";
+    case Obstacle::kCoolingDown: return "its guests moved too recently";
+    case Obstacle::kBusy: return "moves in flight use up the limit";
+  }
+  return "?";
+}
+
+std::string explain(const Decision& d) {
+  const auto percent = [](double load) { return load * 100; };
+  switch (d.action) {
+    case Action::kStay:
+    case Action::kRefuse:
+      return fmt::format("{} ({}): host {} at {:.1f} %: {}; best benefit {:.1f}, cost {:.1f}",
+                         name(d.action), name(d.cause), d.source, percent(d.source_before),
+                         name(d.obstacle), d.benefit, d.cost);
+    case Action::kWake:
+      return fmt::format("wake host {} ({}): host {} at {:.1f} % and no awake peer has room", d.target,
+                         name(d.cause), d.source, percent(d.source_before));
+    case Action::kMove:
+    case Action::kSwap: break;
+  }
+  const std::string partner =
+      d.action == Action::kSwap ? fmt::format(" against guest {}", d.partner) : "";
+  return fmt::format(
+      "{} guest {}{} from host {} to host {} ({}): expected source {:.1f} % -> {:.1f} %, target "
+      "{:.1f} % -> {:.1f} %; benefit {:.1f}, cost {:.1f}; about {:.1f} s, paused {:.0f} ms",
+      name(d.action), d.guest, partner, d.source, d.target, name(d.cause), percent(d.source_before),
+      percent(d.source_after), percent(d.target_before), percent(d.target_after), d.benefit, d.cost,
+      d.seconds, d.downtime * 1000);
+}
+
+}  // namespace godwit::balancer

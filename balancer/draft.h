@@ -1,0 +1,44 @@
+// The plan under construction: this host and the asked peers with every move decided so far charged to both ends.
+// Shared by the goals in decide.cc, relieve.cc, empty.cc and even.cc; not part of the interface.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "balancer/cost.h"
+#include "balancer/decision.h"
+#include "balancer/policy.h"
+#include "balancer/view.h"
+
+namespace godwit::balancer {
+
+struct Draft {
+  Draft(const ClusterView& from, const PolicyConfig& settings)
+      : view(from), policy(settings), self(from.self), peers(from.peers), guests(from.guests) {}
+
+  const ClusterView& view;
+  const PolicyConfig& policy;
+  HostView self;
+  std::vector<HostView> peers;
+  std::vector<GuestView> guests;  // still here
+  std::vector<Decision> decisions;
+  unsigned plan = 1;
+
+  double load(const HostView& host) const { return host.forecast.mean / host.capacity; }
+  // Rules, thresholds, limits and damping: may this guest go there now?
+  bool admits(const HostView& peer, const GuestView& guest) const;
+  Decision describe(const GuestView& guest, const HostView& peer, Cause cause, double benefit,
+                    const MoveCost& cost) const;
+  Decision stay(Action action, Cause cause, Obstacle obstacle, double benefit = 0,
+                double cost = 0) const;
+  // Charges the move to both ends and takes the guest off `guests`.
+  void commit(const Decision& decision, std::size_t guest, std::size_t peer);
+};
+
+MoveCost cost_between(const GuestView& guest, const HostView& source, const HostView& target);
+
+void relieve(Draft& draft);                 // overload
+void empty_host(Draft& draft, Cause cause);  // consolidation and drain
+void even_out(Draft& draft);                // balance
+
+}  // namespace godwit::balancer

@@ -1,0 +1,55 @@
+#include "balancer/rules.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace godwit::balancer {
+
+double PowerCurve::at(double load) const {
+  const double u = std::clamp(load, 0.0, 1.0) * 10;
+  const auto low = std::min<std::size_t>(9, static_cast<std::size_t>(u));
+  return watts[low] + (watts[low + 1] - watts[low]) * (u - static_cast<double>(low));
+}
+
+bool allowed(const GuestView& guest, const HostView& target) {
+  if (!target.alive || target.closed || !(target.capacity > 0)) return false;
+  if ((guest.needs & ~target.has) != 0) return false;
+  if (target.memory > 0 && target.memory_used + guest.memory > target.memory) return false;
+  if (guest.keep_apart != 0 && std::find(target.groups.begin(), target.groups.end(),
+                                         guest.keep_apart) != target.groups.end()) {
+    return false;
+  }
+  const double core = target.core > 0 ? target.core : target.capacity;
+  return std::max(guest.demand, guest.forecast.mean) <= core;
+}
+
+bool has_room(const Forecast& load, const HostView& target, const PolicyConfig& policy) {
+  const double high = load.mean + policy.confidence * std::sqrt(std::max(0.0, load.variance));
+  // Written so that a figure that is not a number has no room.
+  return high <= policy.fill * target.capacity;
+}
+
+Forecast with(const Forecast& load, const Forecast& guest) {
+  return {load.mean + guest.mean, load.variance + guest.variance};
+}
+
+Forecast without(const Forecast& load, const Forecast& guest) {
+  return {std::max(0.0, load.mean - guest.mean), std::max(0.0, load.variance - guest.variance)};
+}
+
+void charge(HostView& host, const GuestView& guest, double sign) {
+  host.demand = std::max(0.0, host.demand + sign * guest.demand);
+  host.memory_used = std::max(0.0, host.memory_used + sign * guest.memory);
+  if (sign > 0) {
+    host.forecast = with(host.forecast, guest.forecast);
+    ++host.guests;
+    if (guest.keep_apart != 0) host.groups.push_back(guest.keep_apart);
+  } else {
+    host.forecast = without(host.forecast, guest.forecast);
+    if (host.guests > 0) --host.guests;
+    const auto group = std::find(host.groups.begin(), host.groups.end(), guest.keep_apart);
+    if (group != host.groups.end()) host.groups.erase(group);
+  }
+}
+
+}  // namespace godwit::balancer
