@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cstring>
+#include <map>
 #include <mutex>
 #include <thread>
 
@@ -166,18 +168,40 @@ TEST(Machine, GoesOnElsewhereWhereItStopped) {
   }
 }
 
+/// The sections by name and instance, but for the clock, which goes on.
+std::map<std::string, std::vector<std::byte>> sections_of(std::span<const std::byte> state) {
+  std::map<std::string, std::vector<std::byte>> sections;
+  while (!state.empty()) {
+    SectionHeader header;
+    std::memcpy(&header, state.data(), sizeof header);
+    const auto body = state.subspan(sizeof header, header.size);
+    const std::string kind = header.kind;
+    if (kind != "clock") {
+      sections[kind + std::to_string(header.instance)].assign(body.begin(), body.end());
+    }
+    state = state.subspan(sizeof header + header.size);
+  }
+  return sections;
+}
+
 TEST(Machine, SavesTheSameAgainAfterARestore) {
   const TemporaryFile kernel(testing::tiny_elf(testing::count_until_told()));
-  Machine here(config_for(kernel.path()), {});
+  const TemporaryFile disk{std::vector<std::uint8_t>(kMiB)};
+  MachineConfig config = config_for(kernel.path(), 2);
+  config.disks.push_back({disk.path(), false});
+  Machine here(config, {});
   here.boot();
   here.resume();
   wait_for_count(here, 0);
   here.pause();
   const auto state = here.save();
-  Machine there(config_for(kernel.path()), {});
+  Machine there(config, {});
   there.restore(state);
-  const auto again = there.save();
-  EXPECT_EQ(state.size(), again.size());
+  const auto before = sections_of(state), after = sections_of(there.save());
+  EXPECT_EQ(before.size(), 9u);  // machine, 2 vCPUs, irqchip, 4 devices and a disk
+  for (const auto& [name, bytes] : before) {
+    EXPECT_TRUE(after.contains(name) && after.at(name) == bytes) << name;
+  }
 }
 
 TEST(Machine, RefusesStatesThatAreNotItsOwn) {
@@ -284,6 +308,31 @@ TEST(DirtyLog, SeesWhatGuestAndVmmWrite) {
   log.collect(dirty);
   EXPECT_EQ(dirty.count(), pages);
   machine.pause();
+}
+
+TEST(DirtyLog, CoversRamOnBothSidesOfTheDeviceHole) {
+  MachineConfig config = config_for("/nonexistent");
+  config.memory_bytes = 5 * boot::kGiB;
+  Machine machine(config, {});
+  memory::DirtyLog& log = machine.dirty_log();
+  const std::uint64_t pages = machine.memory().pages();
+  const std::uint64_t split = boot::kLowRamEnd / memory::kPageSize;
+  log.start();
+  log.clear({0, pages});  // nothing collected yet: nothing to forget
+  memory::PageBitmap dirty(pages);
+  log.collect(dirty);
+  EXPECT_EQ(dirty.count(), pages);
+  log.clear({split - 64, 128});  // across the hole
+  dirty.clear();
+  log.collect(dirty);
+  EXPECT_EQ(dirty.ranges(),
+            (std::vector<memory::PageRange>{{0, split - 64}, {split + 64, pages - split - 64}}));
+  log.clear({0, pages});
+  machine.memory().store<std::uint8_t>(boot::kHighRamStart, 1);
+  machine.memory().store<std::uint8_t>(boot::kLowRamEnd - 1, 1);
+  dirty.clear();
+  log.collect(dirty);
+  EXPECT_EQ(dirty.ranges(), (std::vector<memory::PageRange>{{split - 1, 2}}));
 }
 
 }  // namespace

@@ -85,7 +85,8 @@ Bytes string(std::string_view text) {
 Bytes eisa_id(std::string_view id) {
   if (id.size() != 7) throw std::logic_error("EISA id must have 7 characters");
   std::uint32_t value = 0;
-  for (std::size_t i = 0; i < 3; ++i) value = value << 5 | ((id[i] - 0x40u) & 0x1f);
+  for (std::size_t i = 0; i < 3; ++i)
+    value = value << 5 | ((static_cast<unsigned char>(id[i]) - 0x40u) & 0x1f);
   value =
       value << 16 | static_cast<std::uint32_t>(std::stoul(std::string(id.substr(3)), nullptr, 16));
   // Stored with its bytes swapped.

@@ -7,7 +7,7 @@
 #include <linux/stddef.h>
 
 #undef __DECLARE_FLEX_ARRAY
-#define __DECLARE_FLEX_ARRAY(T, member) T member[0]
+#define __DECLARE_FLEX_ARRAY(T, member) T member[0]  // NOLINT(bugprone-reserved-identifier)
 
 #include <linux/kvm.h>
 #include <linux/kvm_para.h>
