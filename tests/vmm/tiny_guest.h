@@ -51,6 +51,18 @@ inline Code count_until_told() {
           0x74, 0xf1};                               // je inc
 }
 
+/// Prints what is typed, until [kStopFlag] is not zero.
+inline Code echo_until_told() {
+  return {0x66, 0xba, 0xfd, 0x03,                    // again: mov dx, 0x3fd
+          0xec, 0xa8, 0x01,                          // in al, dx; test al, 1
+          0x74, 0x06,                                // jz idle
+          0xb2, 0xf8,                                // mov dl, 0xf8
+          0xec, 0xee,                                // in al, dx; out dx, al
+          0xeb, 0xf1,                                // jmp again
+          0x83, 0x3d, 0x04, 0x00, 0x30, 0x00, 0x00,  // idle: cmp dword [0x300004], 0
+          0x74, 0xe8};                               // je again
+}
+
 /// An ELF image whose one segment is `code` at kTinyEntry, with a PVH entry note.
 inline std::vector<std::uint8_t> tiny_elf(const Code& code) {
   struct Image {

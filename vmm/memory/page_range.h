@@ -1,5 +1,6 @@
 // Pages of guest RAM, counted from the start of RAM: page p is bytes [p * 4096, (p + 1) * 4096) of
-// GuestMemory's one memfd, whatever its guest-physical address. Both ends of a move number them alike.
+// GuestMemory's one memfd, whatever its guest-physical address. Both ends of a move number them
+// alike.
 #pragma once
 
 #include <cstdint>
