@@ -1,7 +1,7 @@
 """What the integration tests share: processes that cannot outlive their test, consoles that are read as they
 come, and waits that always end.
 
-GODWIT_BUILD names the build directory (CTest sets it).
+GODWIT_BUILD names the build directory (CTest sets it); otherwise it is the one built last.
 """
 
 import ctypes
@@ -22,7 +22,15 @@ import unittest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD = Path(os.environ.get("GODWIT_BUILD", ROOT / "build/debug"))
+
+
+def last_build():
+    """Of build/release and build/debug."""
+    made = {b: b.joinpath("godwit").stat().st_mtime for b in (ROOT / "build/release", ROOT / "build/debug") if (b / "godwit").exists()}
+    return max(made, key=made.get, default=ROOT / "build/debug")
+
+
+BUILD = Path(os.environ.get("GODWIT_BUILD") or last_build())
 GODWIT = BUILD / "godwit"
 GUESTS = BUILD / "guests"
 # Everything is slower on an emulated machine, and on a busy one.

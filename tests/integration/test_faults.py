@@ -40,7 +40,7 @@ class FaultTest(Case):
         self.mover = self.start("migrate", self.source.api, "--to", self.proxy.address, "--transport", "tcp", *words)
         status = self.mover.wait(30)
         self.assertIsNotNone(status, "godwit migrate does not end")
-        self.assertTrue(self.proxy.acted.is_set(), f"the move never came to {step}: {self.proxy.seen}")
+        self.assertTrue(self.proxy.acted.wait(5), f"the move never came to {step}: {self.proxy.seen}")
         return status
 
     def goes_on_here(self, ends=True):
@@ -113,6 +113,7 @@ class FaultTest(Case):
             if not self.source.alive():
                 self.boot()
             self.fault(step, lambda: self.source.signal(signal.SIGKILL))
+            self.ended(self.source, -signal.SIGKILL)
             self.nothing_left_there()
 
         self.each_step(run)
