@@ -160,6 +160,8 @@ class Tick:
     """A line "tick SEQ name=value ..." of the pattern guest, the idle guest or the Linux workload."""
 
     def __init__(self, line, at):
+        if not re.fullmatch(r"tick \d+( \w+=[\d,]+)+", line):
+            raise AssertionError(f"a broken tick line: {line!r}")
         words = line.split()
         self.sequence, self.at = int(words[1]), at
         self.values = dict(w.split("=", 1) for w in words[2:])

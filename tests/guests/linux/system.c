@@ -19,6 +19,7 @@
 
 atomic_ulong corrupt_count;
 static char command_line[4096];
+static pthread_mutex_t console_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void print_line(const char* start, const char* format, va_list arguments) {
   char line[1024];
@@ -26,14 +27,13 @@ static void print_line(const char* start, const char* format, va_list arguments)
   size += vsnprintf(line + size, sizeof line - (size_t)size - 1, format, arguments);
   if (size > (int)sizeof line - 2) size = sizeof line - 2;
   line[size++] = '\n';
-  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-  pthread_mutex_lock(&lock);
+  pthread_mutex_lock(&console_lock);
   for (int at = 0; at < size;) {
     const ssize_t n = write(1, line + at, (size_t)(size - at));
     if (n <= 0) break;
     at += (int)n;
   }
-  pthread_mutex_unlock(&lock);
+  pthread_mutex_unlock(&console_lock);
 }
 
 void say(const char* format, ...) {
@@ -116,6 +116,8 @@ unsigned long number(const char* name, unsigned long fallback) {
 }
 
 void end_system(int how) {
+  pthread_mutex_lock(&console_lock);  // the last line is a whole one
+  tcdrain(1);
   sync();
   reboot(how);
   for (;;) pause();
