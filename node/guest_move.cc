@@ -31,7 +31,8 @@ void Guest::run_move(const MoveDone& done) {
     switch (end) {
       case Move::End::kMoved:
         state_ = State::kOver;  // whatever else was wanted: it never runs here again
-        outcome_ = Outcome{Outcome::Kind::kMoved, 0, config_.name + " moved to " + move_request_.to};
+        outcome_ =
+            Outcome{Outcome::Kind::kMoved, 0, config_.name + " moved to " + move_request_.to};
         break;
       case Move::End::kHere:
         // Paused if it could not go on; the report says why.
@@ -66,7 +67,8 @@ void Guest::resolve(bool here) {
   const std::lock_guard lock(mutex_);
   if (state_ != State::kInDoubt) throw Conflict(fmt::format("{} is not in doubt", config_.name));
   if (!here) {
-    return end_locked({Outcome::Kind::kMoved, 0, config_.name + " runs at " + move_request_.to + ", as resolved"});
+    return end_locked({Outcome::Kind::kMoved, 0,
+                       config_.name + " runs at " + move_request_.to + ", as resolved"});
   }
   machine_->resume();
   state_ = State::kRunning;
