@@ -189,6 +189,16 @@ TEST_F(ControlServerTest, ServesOthersWhileManyConnectionsSayNothing) {
   EXPECT_LT(status_ms(), 1000);
 }
 
+TEST_F(ControlServerTest, ClosesTheLongestIdleOfTooManyConnections) {
+  start({.connections = 4});
+  std::vector<sys::UniqueFd> silent;
+  for (int i = 0; i < 6; ++i) silent.push_back(connect());
+  EXPECT_EQ(read_all(silent[0]), "");
+  EXPECT_EQ(read_all(silent[1]), "");
+  pollfd last{silent[5].get(), POLLIN, 0};
+  EXPECT_EQ(::poll(&last, 1, 100), 0) << "the newest was closed";
+}
+
 TEST_F(ControlServerTest, SurvivesAClientThatLeavesBeforeItsAnswer) {
   for (int i = 0; i < 50; ++i) {
     const sys::UniqueFd fd = connect();

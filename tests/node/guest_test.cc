@@ -35,7 +35,10 @@ class GuestTest : public testing::Test {
   }
   std::string state() { return guest_->status()["state"]; }
   void migrate() {
-    guest_->migrate({.to = "b:7000"}, [this](const json& report) { report_.set_value(report); });
+    guest_->migrate({.to = "b:7000"}, [this](const json& report) {
+      state_when_reported_ = state();
+      report_.set_value(report);
+    });
     ASSERT_TRUE(world().wait_for("move"));
   }
   bool move_reported() {
@@ -47,6 +50,7 @@ class GuestTest : public testing::Test {
   std::unique_ptr<Guest> guest_;
   std::future<Outcome> outcome_;
   std::promise<json> report_;
+  std::string state_when_reported_;
 };
 
 TEST_F(GuestTest, BootsAndPowersOff) {
@@ -115,6 +119,7 @@ TEST_F(GuestTest, EndsWhenItHasMoved) {
   EXPECT_EQ(state(), "migrating");
   world().move_ends(Move::End::kMoved);
   EXPECT_TRUE(move_reported());
+  EXPECT_EQ(state_when_reported_, "over") << "it could be resumed here";
   const Outcome end = outcome();
   EXPECT_EQ(end.kind, Outcome::Kind::kMoved);
   EXPECT_EQ(end.text, "web1 moved to b:7000");
