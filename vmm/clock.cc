@@ -38,6 +38,8 @@ struct Reading {
   std::uint64_t at_ns;
 };
 
+std::uint64_t difference(std::uint32_t a, std::uint32_t b) { return a > b ? a - b : b - a; }
+
 /// What `read` answers and when it did: of a few tries the one that took least, and of that the
 /// middle.
 template <typename Read>
@@ -65,8 +67,7 @@ std::uint64_t elapsed_ns(std::uint64_t saved_realtime_ns, std::uint64_t realtime
 
 bool tsc_rate_fits(std::uint32_t guest_khz, std::uint32_t host_khz, bool can_scale) {
   if (guest_khz == 0 || host_khz == 0) return true;  // nothing known: nothing to hold against it
-  const std::uint64_t off = guest_khz > host_khz ? guest_khz - host_khz : host_khz - guest_khz;
-  return can_scale || off * 100 <= host_khz;  // kvmclock does not care, a timer is late by 1 %
+  return can_scale || difference(guest_khz, host_khz) * 20 <= host_khz;
 }
 
 GuestClock::GuestClock(kvm::KvmVm& vm, std::vector<kvm::KvmVcpu*> vcpus)
@@ -137,8 +138,8 @@ void GuestClock::restore(const ClockSection& section) {
                     "kHz, and this CPU cannot scale it",
                     saved.tsc_khz, khz_));
   }
-  // Small differences are calibration noise; scaling for noise would only cost precision.
-  if (!tsc_rate_fits(saved.tsc_khz, khz_, false)) {
+  // 250 ppm are calibration noise; scaling for noise would only cost precision.
+  if (can_scale && saved.tsc_khz != 0 && difference(saved.tsc_khz, khz_) * 4000 > khz_) {
     khz_ = saved.tsc_khz;
     for (kvm::KvmVcpu* vcpu : vcpus_) vcpu->set_tsc_khz(khz_);
   }

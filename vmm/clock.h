@@ -30,6 +30,7 @@ class GuestClock {
   /// Right after the vCPUs were created; what is passed must outlive the clock.
   GuestClock(kvm::KvmVm& vm, std::vector<kvm::KvmVcpu*> vcpus);
 
+  std::uint32_t tsc_khz() const { return khz_; }
   void save(StateWriter& writer) const;
   /// Throws StateError.
   ClockSection read(StateReader& reader) const;
@@ -59,7 +60,9 @@ class GuestClock {
 /// sane (0 to 60 s; clocks of two hosts may disagree), else nothing.
 std::uint64_t elapsed_ns(std::uint64_t saved_realtime_ns, std::uint64_t realtime_ns);
 
-/// Whether a guest with a TSC of `guest_khz` keeps time on a host with `host_khz`.
+/// Whether a guest with a TSC of `guest_khz` can go on where it runs at `host_khz`: it can if the
+/// CPU scales it, or if they differ by no more than 5 %. kvmclock does not care; a timer is late or
+/// early by as much of its time.
 bool tsc_rate_fits(std::uint32_t guest_khz, std::uint32_t host_khz, bool can_scale);
 
 }  // namespace godwit::vmm

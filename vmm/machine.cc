@@ -352,7 +352,7 @@ std::string Machine::requirements() const {
   Requirements requirements;
   requirements.cpus = parts_->config.cpus;
   requirements.cpuid = guest_cpuid(parts_->kvm, 0, requirements.cpus);
-  requirements.tsc_khz = 0;
+  requirements.tsc_khz = parts_->clock->tsc_khz();
   return to_json(requirements);
 }
 
@@ -360,7 +360,7 @@ std::string Machine::refusal(const std::string& requirements) {
   try {
     const Requirements needed = requirements_from_json(requirements);
     const kvm::Kvm kvm = checked_kvm();
-    return refusal_of(needed, guest_cpuid(kvm, 0, needed.cpus), 0,
+    return refusal_of(needed, guest_cpuid(kvm, 0, needed.cpus), kvm::KvmVm(kvm).default_tsc_khz(),
                       kvm.check_extension(KVM_CAP_TSC_CONTROL) != 0);
   } catch (const std::exception& error) {
     return error.what();

@@ -1,5 +1,5 @@
-// Interrupts as a device sees them. Machine implements these with KVM's irqfd; tests with a
-// counter. trigger() may be called from any thread.
+// Interrupts as a device sees them. Machine implements these with KVM (vmm/interrupts.h); tests
+// with a counter. trigger() may be called from any thread.
 #pragma once
 
 #include <cstdint>

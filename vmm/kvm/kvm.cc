@@ -213,6 +213,12 @@ void KvmVm::set_gsi_routing(std::span<const kvm_irq_routing_entry> entries) {
   call(fd_, KVM_SET_GSI_ROUTING, list.header(), "KVM_SET_GSI_ROUTING");
 }
 
+std::uint32_t KvmVm::default_tsc_khz() const {
+  if (check_extension(KVM_CAP_VM_TSC_CONTROL) == 0) return 0;
+  const int khz = ::ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0);
+  return khz > 0 ? static_cast<std::uint32_t>(khz) : 0;
+}
+
 kvm_clock_data KvmVm::get_clock() const {
   kvm_clock_data clock = {};
   call(fd_, KVM_GET_CLOCK, &clock, "KVM_GET_CLOCK");

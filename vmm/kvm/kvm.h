@@ -64,6 +64,8 @@ class KvmVm {
   void ioeventfd(std::uint64_t address, std::uint32_t length, int event_fd, bool assign);
   void set_gsi_routing(std::span<const kvm_irq_routing_entry> entries);  // 4.52, replaces all
 
+  /// 4.56 on a VM (KVM_CAP_VM_TSC_CONTROL): what its vCPUs' TSCs run at; 0 where it cannot say.
+  std::uint32_t default_tsc_khz() const;
   kvm_clock_data get_clock() const;             // 4.29
   void set_clock(const kvm_clock_data& clock);  // 4.30
 
