@@ -14,6 +14,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -90,7 +91,7 @@ Place find_place(const RawGid& address, const std::string& text) {
   const std::unique_ptr<ibv_device*, decltype(&ibv_free_device_list)> list(devices,
                                                                            ibv_free_device_list);
   if (count == 0) throw RdmaError("this host has no RDMA device");
-  const std::string infiniband = infiniband_below(address);
+  std::optional<std::string> infiniband;  // asked for where it matters: netlink is slow
   for (int i = 0; i < count; ++i) {
     Place place{.context = VerbsContext(ibv_open_device(devices[i]))};
     ibv_device_attr attributes{};
@@ -109,8 +110,10 @@ Place find_place(const RawGid& address, const std::string& text) {
         }
         const bool roce = entry.gid_type == IBV_GID_TYPE_ROCE_V2 &&
                           std::memcmp(entry.gid.raw, address.data(), address.size()) == 0;
+        if (entry.gid_type == IBV_GID_TYPE_IB && !infiniband)
+          infiniband = infiniband_below(address);
         const bool ib =
-            entry.gid_type == IBV_GID_TYPE_IB && infiniband == ibv_get_device_name(devices[i]);
+            entry.gid_type == IBV_GID_TYPE_IB && *infiniband == ibv_get_device_name(devices[i]);
         if (!roce && !ib) continue;
         place.gid_index = static_cast<std::uint8_t>(index);
         std::memcpy(place.gid.data(), entry.gid.raw, place.gid.size());
