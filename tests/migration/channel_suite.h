@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <string>
 
 #include "migration/channel.h"
@@ -28,6 +29,8 @@ struct Transport {
   std::string name;
   std::function<std::unique_ptr<ChannelEnds>()> connect;
 };
+
+inline void PrintTo(const Transport& transport, std::ostream* out) { *out << transport.name; }
 
 class ChannelTest : public ::testing::TestWithParam<Transport> {};
 
