@@ -72,7 +72,7 @@ class Proxy:
         self._write(there, header)
         while length:
             piece = self._read(here, min(length, 1 << 20))
-            self._write(there, piece)
+            self._write(there, self.change(kind, piece))
             length -= len(piece)
         if matches and self.after:
             self._act()
@@ -100,6 +100,10 @@ class Proxy:
                 raise Gone
             data += piece
         return bytes(data)
+
+    def change(self, kind, piece):
+        """What is passed on instead of this piece of a message's payload; for a test to replace."""
+        return piece
 
     def close(self):
         for end in self.ends:

@@ -161,6 +161,17 @@ class FaultTest(Case):
         self.ended(self.source, 0)
         self.runs_there()
 
+    def test_the_guest_notices_a_page_that_is_lost_on_the_way(self):
+        """That these tests can fail: the last page of each piece arrives as zeroes."""
+        self.destination = self.receive()
+        proxy = Proxy(self.destination.address, "source", "Begin", lambda: None)
+        self.proxies.append(proxy)
+        proxy.change = lambda kind, piece: piece[:-4096] + bytes(4096) if kind == "Pages" and len(piece) > 65536 else piece
+        status, _, err = self.godwit("migrate", self.source.api, "--to", proxy.address, "--transport", "tcp")
+        self.assertEqual(status, MOVED, err)
+        self.destination.type("v")
+        self.line(self.destination, "^CORRUPT page", 30)
+
     def test_a_broken_stream_is_refused(self):
         """Bytes that are no frame, in the middle of a move."""
         def break_it():
