@@ -82,6 +82,9 @@ class Clock {
   Clock();
   std::uint64_t now_ns();
   bool is_kvmclock() const { return kvmclock_; }
+  /// Where the host's TSC is not stable (an emulated one), kvmclock jitters and its readers must clamp it:
+  /// KVM's Documentation/virt/kvm/x86/msr.rst, flag bit 0 of the page.
+  bool is_stable() const { return kvmclock_ && (page_.flags & 1) != 0; }
 
  private:
   struct PvClock {  // KVM's Documentation/virt/kvm/x86/msr.rst

@@ -22,6 +22,7 @@ constexpr unsigned kChunk = 16;           // pages between two looks at the cloc
 constexpr unsigned kSweep = 4;            // of them verified to the last word
 constexpr std::uint64_t kPoll = 10 * kMs;
 constexpr unsigned kMaxComplaints = 10;
+constexpr std::uint64_t kJitter = 20 * kMs;  // of a clock that is not stable; a move that forgets the clock is far more
 
 /// One vCPU's share of the memory.
 class Worker {
@@ -127,6 +128,7 @@ class Watch {
   std::uint64_t now() {
     const std::uint64_t now = clock_.now_ns();
     if (now < last_) {
+      if (!clock_.is_stable() && last_ - now < kJitter) return last_;
       print("CORRUPT clock stepped back from ", last_, " to ", now);
     } else if (last_ != 0 && now - last_ > gap_) {
       gap_ = now - last_;
