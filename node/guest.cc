@@ -184,7 +184,12 @@ void Guest::resume() {
   const std::lock_guard lock(mutex_);
   if (state_ == State::kRunning) return;
   require({State::kPaused}, "resume");
-  machine_->resume();
+  if (stranded_) {
+    Move::take_back(*machine_);
+  } else {
+    machine_->resume();
+  }
+  stranded_ = false;
   state_ = State::kRunning;
 }
 

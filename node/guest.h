@@ -93,6 +93,7 @@ class Guest : public GuestControl {
 
   MoveRequest move_request_;
   std::unique_ptr<Move> move_;  // while kMigrating
+  bool stranded_ = false;       // kPaused because a failed move could not let it go on
   std::thread mover_;           // joined by the next move, or the end
   nlohmann::json last_report_;  // null before the first move
 };

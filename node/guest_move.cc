@@ -37,6 +37,7 @@ void Guest::run_move(const MoveDone& done) {
       case Move::End::kHere:
         // Paused if it could not go on; the report says why.
         state_ = machine_->running() ? State::kRunning : State::kPaused;
+        stranded_ = state_ == State::kPaused;
         break;
       case Move::End::kInDoubt:
         state_ = State::kInDoubt;
@@ -70,7 +71,7 @@ void Guest::resolve(bool here) {
     return end_locked({Outcome::Kind::kMoved, 0,
                        config_.name + " runs at " + move_request_.to + ", as resolved"});
   }
-  machine_->resume();
+  Move::take_back(*machine_);
   state_ = State::kRunning;
 }
 

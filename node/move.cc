@@ -49,6 +49,17 @@ Move::End Move::run() {
 
 void Move::cancel() { impl_->source.cancel(); }
 
+void Move::take_back(vmm::Machine& machine) {
+  try {
+    machine.lock_disks();
+  } catch (...) {
+    machine.unlock_disks();  // not half of them: whoever runs the guest may want the others
+    throw;
+  }
+  machine.dirty_log().stop();
+  machine.resume();
+}
+
 nlohmann::json Move::progress() const {
   nlohmann::json progress = to_json(impl_->source.progress());
   progress["to"] = impl_->to;

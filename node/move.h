@@ -31,6 +31,10 @@ class Move {
   /// After run().
   nlohmann::json report() const;
 
+  /// Lets a machine run here again that a move has left stopped, in doubt or unable to go on: locks
+  /// its disks first, and throws, leaving it stopped, when somebody else has them.
+  static void take_back(vmm::Machine& machine);
+
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;

@@ -1,4 +1,5 @@
-// simulate: a day of traces through the balancer, or through a reference policy, and what came of it.
+// simulate: a day of traces through the balancer, or through a reference policy, and what came of
+// it.
 #include <fmt/format.h>
 
 #include <chrono>
@@ -90,9 +91,12 @@ sim::Result simulate(const std::string& name, const Setup& setup) {
 Options simulate_options() {
   Options options(
       "simulate --trace DIR [--policy POLICY]... [OPTION...]",
-      "Runs a day of CPU traces through the balancer and prints what it cost and how well it served.",
-      "POLICY is a policy file (JSON), `balance` or `consolidate` for their defaults, or a baseline:\n"
-      "`lr-mmt-1.2`, `thr-mmt-0.8`, `mad-mmt-2.5`, `iqr-mmt-1.5`, `greedy`, `none`. Several are run one\n"
+      "Runs a day of CPU traces through the balancer and prints what it cost and how well it "
+      "served.",
+      "POLICY is a policy file (JSON), `balance` or `consolidate` for their defaults, or a "
+      "baseline:\n"
+      "`lr-mmt-1.2`, `thr-mmt-0.8`, `mad-mmt-2.5`, `iqr-mmt-1.5`, `greedy`, `none`. Several are "
+      "run one\n"
       "after another on the same day. DIR is one day in PlanetLab's format: a file a guest, a\n"
       "percentage a line, 288 lines. docs/balancing.md explains the figures.");
   options.value("trace", "DIR", "directory of the day's traces")
@@ -118,7 +122,8 @@ int simulate_command(const Words& words) {
   if (!options.has("trace")) throw UsageError("--trace: lacking; give the directory of one day");
   Setup setup;
   setup.traces = sim::read_traces(options.text("trace"));
-  setup.trace_name = std::filesystem::path(options.text("trace")).lexically_normal().filename().string();
+  setup.trace_name =
+      std::filesystem::path(options.text("trace")).lexically_normal().filename().string();
   setup.seed = setup.world.seed = options.count("seed", 0, 1ull << 62);
   setup.world.hosts = options.count("hosts", 1, 100'000);
   setup.world.guests = options.count("guests", 0, 2'000'000);

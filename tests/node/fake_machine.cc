@@ -14,8 +14,10 @@ std::unique_ptr<FakeWorld>& slot() {
 FakeWorld& world() { return *slot(); }
 void reset_world() { slot() = std::make_unique<FakeWorld>(); }
 
-struct Move::Impl {};
-Move::Move(vmm::Machine&, const MoveRequest& request) {
+struct Move::Impl {
+  vmm::Machine& machine;
+};
+Move::Move(vmm::Machine& machine, const MoveRequest& request) : impl_(new Impl{machine}) {
   if (request.to == "nonsense") throw BadRequest("to: nonsense is not HOST:PORT");
 }
 Move::~Move() = default;
@@ -23,12 +25,22 @@ Move::End Move::run() {
   world().note("move");
   std::unique_lock lock(world().mutex);
   world().changed.wait(lock, [] { return world().move_end || world().move_cancelled; });
+  if (world().strands) {
+    lock.unlock();
+    impl_->machine.pause();
+    return End::kHere;
+  }
   return world().move_end.value_or(End::kHere);
 }
 void Move::cancel() {
   const std::lock_guard lock(world().mutex);
   world().move_cancelled = true;
   world().changed.notify_all();
+}
+void Move::take_back(vmm::Machine& machine) {
+  world().note("take back");
+  if (!world().take_back_error.empty()) throw std::runtime_error(world().take_back_error);
+  machine.resume();
 }
 nlohmann::json Move::progress() const { return {{"phase", "rounds"}}; }
 nlohmann::json Move::report() const { return {{"status", "whatever"}}; }

@@ -183,9 +183,30 @@ TEST_F(GuestTest, StaysStoppedInDoubtUntilResolvedHere) {
   EXPECT_EQ(state(), "in-doubt");
   EXPECT_THROW(guest_->resume(), Conflict);
   EXPECT_EQ(world().calls().back(), "move");
+  world().take_back_error = "its disk is in use";
+  EXPECT_THROW(guest_->resolve(true), std::runtime_error);
+  EXPECT_EQ(state(), "in-doubt");
+  world().take_back_error.clear();
   guest_->resolve(true);
   EXPECT_EQ(state(), "running");
   EXPECT_EQ(world().calls().back(), "resume");
+  guest_->stop(true);
+  outcome();
+}
+
+TEST_F(GuestTest, LocksItsDisksAgainBeforeItResumesFromAMoveThatStrandedIt) {
+  start();
+  world().strands = true;
+  migrate();
+  world().move_ends(Move::End::kHere);
+  EXPECT_TRUE(move_reported());
+  EXPECT_EQ(state(), "paused");
+  world().take_back_error = "its disk is in use";
+  EXPECT_THROW(guest_->resume(), std::runtime_error);
+  EXPECT_EQ(state(), "paused");
+  world().take_back_error.clear();
+  guest_->resume();
+  EXPECT_EQ(state(), "running");
   guest_->stop(true);
   outcome();
 }
