@@ -19,6 +19,21 @@ bool may_empty(const ClusterView& view, const PolicyConfig& policy) {
 
 }  // namespace
 
+Draft::Draft(const ClusterView& from, const PolicyConfig& settings)
+    : view(from), policy(settings), self(from.self), guests(from.guests) {
+  peers.reserve(from.peers.size());
+  for (const HostView& peer : from.peers) {
+    if (sane(peer)) peers.push_back(peer);  // a lying peer is no target
+  }
+  for (GuestView& guest : guests) {
+    if (sane(guest)) continue;
+    GuestView still;  // measured wrongly: it stays until it is measured well
+    still.id = guest.id;
+    still.pinned = true;
+    guest = still;
+  }
+}
+
 MoveCost cost_between(const GuestView& guest, const HostView& source, const HostView& target) {
   double link = std::min(source.link, target.link);
   if (!(link > 0)) link = 1;  // unknown: a slow link makes moves dear, not free
@@ -81,16 +96,18 @@ void Draft::commit(const Decision& decision, std::size_t guest, std::size_t peer
 }
 
 bool wants_peers(const ClusterView& view, const PolicyConfig& policy) {
-  if (!(view.self.capacity > 0) || view.guests.empty()) return false;
+  if (!sane(view.self) || view.guests.empty()) return false;
   return view.hot || view.drain || policy.goal == Goal::kBalance || may_empty(view, policy);
 }
 
 std::vector<Decision> decide(const ClusterView& view, const PolicyConfig& policy) {
-  Draft draft(view, policy);
-  if (!(view.self.capacity > 0) || view.guests.empty()) {
-    draft.self.capacity = std::max(view.self.capacity, 1e-9);
-    return {draft.stay(Action::kStay, Cause::kNone, Obstacle::kBalanced)};
+  if (!sane(view.self) || view.guests.empty()) {
+    Decision decision;
+    decision.source = decision.target = view.self.id;
+    decision.obstacle = Obstacle::kBalanced;
+    return {decision};
   }
+  Draft draft(view, policy);
   if (view.drain) {
     empty_host(draft, Cause::kDrain);
   } else if (view.hot) {

@@ -13,8 +13,8 @@
 namespace godwit::balancer {
 
 struct Draft {
-  Draft(const ClusterView& from, const PolicyConfig& settings)
-      : view(from), policy(settings), self(from.self), peers(from.peers), guests(from.guests) {}
+  // Peers with senseless figures are left out; guests with such figures are pinned.
+  Draft(const ClusterView& from, const PolicyConfig& settings);
 
   const ClusterView& view;
   const PolicyConfig& policy;

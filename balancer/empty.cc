@@ -94,7 +94,7 @@ void empty_host(Draft& draft, Cause cause) {
   const double joules = (watts(source) - extra_watts) * policy.hold_seconds;
   cost += (extra_excess - expected_excess(source.forecast, source.capacity)) * policy.horizon_seconds;
   const double benefit = joules * policy.work_per_joule;
-  if (!drain && benefit <= policy.margin * cost) {
+  if (!drain && !(benefit > policy.margin * cost)) {
     draft.self = source;
     return refuse(Obstacle::kNotWorthIt, benefit, cost);
   }

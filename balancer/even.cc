@@ -37,7 +37,7 @@ void even_out(Draft& draft) {
   const double middle = mean_load(draft);
   for (int moves = 0; moves < policy.moves_per_round; ++moves) {
     const double load = draft.load(draft.self);
-    if (load <= middle + policy.deadband || draft.self.outgoing >= policy.outgoing_limit) return;
+    if (!(load > middle + policy.deadband) || draft.self.outgoing >= policy.outgoing_limit) return;
     double best = 0;
     std::size_t best_guest = 0, best_peer = 0;
     Decision decision, nearest = draft.stay(Action::kStay, Cause::kImbalance, Obstacle::kNoTarget);
@@ -55,13 +55,13 @@ void even_out(Draft& draft) {
           nearest =
               draft.stay(Action::kStay, Cause::kImbalance, Obstacle::kNotWorthIt, benefit, cost.work);
         }
-        if (score <= best) continue;
+        if (!(score > best)) continue;
         best = score;
         best_guest = g, best_peer = p;
         decision = draft.describe(guest, peer, Cause::kImbalance, benefit, cost);
       }
     }
-    if (best <= 0) {
+    if (!(best > 0)) {
       draft.decisions.push_back(nearest);
       return;
     }

@@ -84,7 +84,7 @@ bool swap(Draft& draft) {
         cost.seconds += back.seconds;
         const double benefit = (before - after) * draft.policy.horizon_seconds;
         const double score = benefit - draft.policy.margin * cost.work;
-        if (score <= best) continue;
+        if (!(score > best)) continue;
         best = score;
         best_guest = g, best_peer = p, best_offer = o;
         decision = draft.describe(guest, peer, Cause::kOverload, benefit, cost);
@@ -95,7 +95,7 @@ bool swap(Draft& draft) {
       }
     }
   }
-  if (best <= 0) return false;
+  if (!(best > 0)) return false;
   const GuestView offer = draft.peers[best_peer].offers[best_offer];
   charge(draft.peers[best_peer], offer, -1);
   draft.commit(decision, best_guest, best_peer);

@@ -11,10 +11,30 @@ double PowerCurve::at(double load) const {
   return watts[low] + (watts[low + 1] - watts[low]) * (u - static_cast<double>(low));
 }
 
+bool sane(const Forecast& forecast) {
+  return std::isfinite(forecast.mean) && std::isfinite(forecast.variance) && forecast.mean >= 0 &&
+         forecast.variance >= 0;
+}
+
+bool sane(const GuestView& guest) {
+  const auto figure = [](double value) { return std::isfinite(value) && value >= 0; };
+  return sane(guest.forecast) && figure(guest.demand) && figure(guest.memory) &&
+         figure(guest.dirty_rate) && figure(guest.sensitivity);
+}
+
+bool sane(const HostView& host) {
+  const auto figure = [](double value) { return std::isfinite(value) && value >= 0; };
+  return sane(host.forecast) && figure(host.demand) && figure(host.capacity) && host.capacity > 0 &&
+         figure(host.core) && figure(host.memory) && figure(host.memory_used) && figure(host.link) &&
+         std::all_of(host.power.watts.begin(), host.power.watts.end(), figure) &&
+         std::all_of(host.offers.begin(), host.offers.end(),
+                     [](const GuestView& offer) { return sane(offer); });
+}
+
 bool allowed(const GuestView& guest, const HostView& target) {
   if (!target.alive || target.closed || !(target.capacity > 0)) return false;
   if ((guest.needs & ~target.has) != 0) return false;
-  if (target.memory > 0 && target.memory_used + guest.memory > target.memory) return false;
+  if (target.memory > 0 && !(target.memory_used + guest.memory <= target.memory)) return false;
   if (guest.keep_apart != 0 && std::find(target.groups.begin(), target.groups.end(),
                                          guest.keep_apart) != target.groups.end()) {
     return false;

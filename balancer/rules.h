@@ -6,8 +6,12 @@
 
 namespace godwit::balancer {
 
-// Alive, open, capable, no conflict of groups, memory for it. `self_group` guests that stay behind are the caller's
-// concern: a guest with keep_together is only moved when its host is emptied.
+// Figures that can be reckoned with: finite, not negative, a capacity. Peers' answers may be anything.
+bool sane(const Forecast& forecast);
+bool sane(const GuestView& guest);
+bool sane(const HostView& host);
+
+// Alive, open, capable, no conflict of groups, memory for it, a core fast enough for it.
 bool allowed(const GuestView& guest, const HostView& target);
 
 // Forecast mean + confidence x deviation within the target's threshold, and the guest within one core's speed.

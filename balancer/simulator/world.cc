@@ -3,8 +3,8 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
+#include <ctime>
 #include <limits>
 #include <numeric>
 #include <stdexcept>
@@ -263,10 +263,9 @@ Metrics World::run(Policy& policy) {
         ++active;
       }
     }
-    const auto began = std::chrono::steady_clock::now();
+    const std::clock_t began = std::clock();
     std::vector<Move> moves = policy.plan(*this);
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
-    recorder_.decided(took.count(), hosts_.size());
+    recorder_.decided(static_cast<double>(std::clock() - began) / CLOCKS_PER_SEC, hosts_.size());
     const auto n = static_cast<double>(hosts_.size());
     recorder_.sample(std::sqrt(std::max(0.0, squares / n - sum / n * (sum / n))), active, kilowatts,
                      static_cast<double>(moves.size()));
