@@ -5,7 +5,8 @@
 namespace godwit::balancer {
 
 namespace {
-// CloudSim's and Voorsluys et al. (2009)'s figure: about a tenth of the guest's CPU while it is copied.
+// CloudSim's and Voorsluys et al. (2009)'s figure: about a tenth of the guest's CPU while it is
+// copied.
 constexpr double kSlowdown = 0.1;
 constexpr double kTargetDowntime = 0.05;  // seconds left for the last round
 constexpr double kFixedDowntime = 0.02;   // seconds: state, switch-over

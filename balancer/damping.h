@@ -1,4 +1,5 @@
-// What keeps guests from ping-pong: an exponential cool-down per guest, and no way back without a new cause.
+// What keeps guests from ping-pong: an exponential cool-down per guest, and no way back without a
+// new cause.
 #pragma once
 
 #include "balancer/policy.h"

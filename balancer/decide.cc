@@ -119,8 +119,8 @@ std::vector<Decision> decide(const ClusterView& view, const PolicyConfig& policy
   }
   if (draft.decisions.empty()) {
     const bool brief = view.self.demand > policy.hot * view.self.capacity;
-    draft.decisions.push_back(draft.stay(
-        Action::kStay, Cause::kNone, brief ? Obstacle::kNotPersistent : Obstacle::kBalanced));
+    draft.decisions.push_back(draft.stay(Action::kStay, Cause::kNone,
+                                         brief ? Obstacle::kNotPersistent : Obstacle::kBalanced));
   }
   return std::move(draft.decisions);
 }

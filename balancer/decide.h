@@ -1,5 +1,6 @@
-// The balancer: when, which guest, where. Pure: the same view and policy give the same answer, on the live node, in
-// the dry run and in the simulator. Chance (which peers were asked, jitter) is the caller's.
+// The balancer: when, which guest, where. Pure: the same view and policy give the same answer, on
+// the live node, in the dry run and in the simulator. Chance (which peers were asked, jitter) is
+// the caller's.
 #pragma once
 
 #include <vector>
@@ -10,12 +11,13 @@
 
 namespace godwit::balancer {
 
-// Would `decide` look at peers at all? A node that is neither hot nor drained nor a candidate for emptying or
-// balancing need not ask any. `view.peers` is not read.
+// Would `decide` look at peers at all? A node that is neither hot nor drained nor a candidate for
+// emptying or balancing need not ask any. `view.peers` is not read.
 bool wants_peers(const ClusterView& view, const PolicyConfig& policy);
 
-// At least one decision; the last may be a stay or refusal with its reason. Moves are ordered; those with the same
-// `plan` belong together. Cost grows with guests x peers of this view, not with the cluster.
+// At least one decision; the last may be a stay or refusal with its reason. Moves are ordered;
+// those with the same `plan` belong together. Cost grows with guests x peers of this view, not with
+// the cluster.
 std::vector<Decision> decide(const ClusterView& view, const PolicyConfig& policy);
 
 }  // namespace godwit::balancer

@@ -6,35 +6,52 @@ namespace godwit::balancer {
 
 const char* name(Action action) {
   switch (action) {
-    case Action::kStay: return "stay";
-    case Action::kRefuse: return "refuse";
-    case Action::kMove: return "move";
-    case Action::kSwap: return "swap";
-    case Action::kWake: return "wake";
+    case Action::kStay:
+      return "stay";
+    case Action::kRefuse:
+      return "refuse";
+    case Action::kMove:
+      return "move";
+    case Action::kSwap:
+      return "swap";
+    case Action::kWake:
+      return "wake";
   }
   return "?";
 }
 
 const char* name(Cause cause) {
   switch (cause) {
-    case Cause::kNone: return "none";
-    case Cause::kOverload: return "overload";
-    case Cause::kImbalance: return "imbalance";
-    case Cause::kConsolidation: return "consolidation";
-    case Cause::kDrain: return "drain";
+    case Cause::kNone:
+      return "none";
+    case Cause::kOverload:
+      return "overload";
+    case Cause::kImbalance:
+      return "imbalance";
+    case Cause::kConsolidation:
+      return "consolidation";
+    case Cause::kDrain:
+      return "drain";
   }
   return "?";
 }
 
 const char* name(Obstacle obstacle) {
   switch (obstacle) {
-    case Obstacle::kNone: return "none";
-    case Obstacle::kBalanced: return "nothing to gain";
-    case Obstacle::kNotPersistent: return "the load is not persistent";
-    case Obstacle::kNoTarget: return "no peer has room within its threshold and the rules";
-    case Obstacle::kNotWorthIt: return "no move is worth its cost";
-    case Obstacle::kCoolingDown: return "its guests moved too recently";
-    case Obstacle::kBusy: return "moves in flight use up the limit";
+    case Obstacle::kNone:
+      return "none";
+    case Obstacle::kBalanced:
+      return "nothing to gain";
+    case Obstacle::kNotPersistent:
+      return "the load is not persistent";
+    case Obstacle::kNoTarget:
+      return "no peer has room within its threshold and the rules";
+    case Obstacle::kNotWorthIt:
+      return "no move is worth its cost";
+    case Obstacle::kCoolingDown:
+      return "its guests moved too recently";
+    case Obstacle::kBusy:
+      return "moves in flight use up the limit";
   }
   return "?";
 }
@@ -48,10 +65,11 @@ std::string explain(const Decision& d) {
                          name(d.action), name(d.cause), d.source, percent(d.source_before),
                          name(d.obstacle), d.benefit, d.cost);
     case Action::kWake:
-      return fmt::format("wake host {} ({}): host {} at {:.1f} % and no awake peer has room", d.target,
-                         name(d.cause), d.source, percent(d.source_before));
+      return fmt::format("wake host {} ({}): host {} at {:.1f} % and no awake peer has room",
+                         d.target, name(d.cause), d.source, percent(d.source_before));
     case Action::kMove:
-    case Action::kSwap: break;
+    case Action::kSwap:
+      break;
   }
   const std::string partner =
       d.action == Action::kSwap ? fmt::format(" against guest {}", d.partner) : "";

@@ -1,5 +1,5 @@
-// The answer of the balancer: what to do, or why nothing. Every field a person would ask for is kept as a number;
-// `explain` turns it into a sentence.
+// The answer of the balancer: what to do, or why nothing. Every field a person would ask for is
+// kept as a number; `explain` turns it into a sentence.
 #pragma once
 
 #include <string>
@@ -12,20 +12,20 @@ enum class Action {
   kStay,    // nothing to do, or nothing beneficial
   kRefuse,  // something should be done and cannot
   kMove,
-  kSwap,   // `guest` goes to `target`, `partner` comes back
-  kWake,   // power `target` up; the moves that need it follow in the same plan
+  kSwap,  // `guest` goes to `target`, `partner` comes back
+  kWake,  // power `target` up; the moves that need it follow in the same plan
 };
 
 enum class Cause { kNone, kOverload, kImbalance, kConsolidation, kDrain };
 
 enum class Obstacle {
   kNone,
-  kBalanced,        // nothing to gain
-  kNotPersistent,   // high now, but not for long enough or not expected to last
-  kNoTarget,        // no peer passes rules, capacity and threshold
-  kNotWorthIt,      // best benefit below its cost
-  kCoolingDown,     // the guests that could go moved too recently
-  kBusy,            // moves in flight use up the limits
+  kBalanced,       // nothing to gain
+  kNotPersistent,  // high now, but not for long enough or not expected to last
+  kNoTarget,       // no peer passes rules, capacity and threshold
+  kNotWorthIt,     // best benefit below its cost
+  kCoolingDown,    // the guests that could go moved too recently
+  kBusy,           // moves in flight use up the limits
 };
 
 struct Decision {

@@ -1,5 +1,5 @@
-// Is a host overloaded for good? k of the last n samples say so *and* the forecast agrees; hysteresis until the
-// forecast has fallen below the lower mark. One per host, fed every sample.
+// Is a host overloaded for good? k of the last n samples say so *and* the forecast agrees;
+// hysteresis until the forecast has fallen below the lower mark. One per host, fed every sample.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
-// The plan under construction: this host and the asked peers with every move decided so far charged to both ends.
-// Shared by the goals in decide.cc, relieve.cc, empty.cc and even.cc; not part of the interface.
+// The plan under construction: this host and the asked peers with every move decided so far charged
+// to both ends. Shared by the goals in decide.cc, relieve.cc, empty.cc and even.cc; not part of the
+// interface.
 #pragma once
 
 #include <optional>
@@ -37,8 +38,8 @@ struct Draft {
 
 MoveCost cost_between(const GuestView& guest, const HostView& source, const HostView& target);
 
-void relieve(Draft& draft);                 // overload
+void relieve(Draft& draft);                  // overload
 void empty_host(Draft& draft, Cause cause);  // consolidation and drain
-void even_out(Draft& draft);                // balance
+void even_out(Draft& draft);                 // balance
 
 }  // namespace godwit::balancer

@@ -1,5 +1,5 @@
-// Emptying a host: for consolidation when the energy saved is worth the moves, for a drain in any case. All guests or
-// none, over many targets, checked to fit before the first move.
+// Emptying a host: for consolidation when the energy saved is worth the moves, for a drain in any
+// case. All guests or none, over many targets, checked to fit before the first move.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -15,8 +15,8 @@ namespace {
 
 double watts_per_capacity(const HostView& host) { return host.power.watts[10] / host.capacity; }
 
-// A strict order of who empties into whom, so that two hosts never empty into each other: first the more efficient,
-// then the fuller, then the lower id.
+// A strict order of who empties into whom, so that two hosts never empty into each other: first the
+// more efficient, then the fuller, then the lower id.
 bool outranks(const HostView& peer, const HostView& self) {
   const double difference = watts_per_capacity(peer) - watts_per_capacity(self);
   if (std::abs(difference) > 1e-9) return difference < 0;
@@ -25,7 +25,8 @@ bool outranks(const HostView& peer, const HostView& self) {
   return peer.id < self.id;
 }
 
-// Room left after the arrival, as a fraction of capacity: the tightest fit keeps room for large guests elsewhere.
+// Room left after the arrival, as a fraction of capacity: the tightest fit keeps room for large
+// guests elsewhere.
 double slack(const HostView& peer, const GuestView& guest, const PolicyConfig& policy) {
   const Forecast load = with(peer.forecast, guest.forecast);
   return policy.fill -
@@ -63,17 +64,19 @@ void empty_host(Draft& draft, Cause cause) {
   const PolicyConfig& policy = draft.policy;
   const bool drain = cause == Cause::kDrain;
   const auto refuse = [&](Obstacle obstacle, double benefit = 0, double cost = 0) {
-    draft.decisions = {draft.stay(drain ? Action::kRefuse : Action::kStay, cause, obstacle, benefit, cost)};
+    draft.decisions = {
+        draft.stay(drain ? Action::kRefuse : Action::kStay, cause, obstacle, benefit, cost)};
   };
   for (const GuestView& guest : draft.guests) {
     if (guest.moving) return refuse(Obstacle::kBusy);
     if (guest.pinned) return refuse(Obstacle::kNoTarget);
     if (!drain && !rested(guest, view.now, policy)) return refuse(Obstacle::kCoolingDown);
   }
-  std::stable_sort(draft.guests.begin(), draft.guests.end(), [](const GuestView& a, const GuestView& b) {
-    return a.forecast.mean + std::sqrt(a.forecast.variance) >
-           b.forecast.mean + std::sqrt(b.forecast.variance);
-  });
+  std::stable_sort(draft.guests.begin(), draft.guests.end(),
+                   [](const GuestView& a, const GuestView& b) {
+                     return a.forecast.mean + std::sqrt(a.forecast.variance) >
+                            b.forecast.mean + std::sqrt(b.forecast.variance);
+                   });
   const HostView source = draft.self;
   double cost = 0, extra_watts = 0, extra_excess = 0;
   while (!draft.guests.empty()) {
@@ -92,7 +95,8 @@ void empty_host(Draft& draft, Cause cause) {
         expected_excess(draft.peers[peer].forecast, draft.peers[peer].capacity) - excess_before;
   }
   const double joules = (watts(source) - extra_watts) * policy.hold_seconds;
-  cost += (extra_excess - expected_excess(source.forecast, source.capacity)) * policy.horizon_seconds;
+  cost +=
+      (extra_excess - expected_excess(source.forecast, source.capacity)) * policy.horizon_seconds;
   const double benefit = joules * policy.work_per_joule;
   if (!drain && !(benefit > policy.margin * cost)) {
     draft.self = source;

@@ -1,5 +1,5 @@
-// Balance: move the guest that takes the most squared load off the pair of hosts for as long as the load is expected
-// to last, as long as that is worth its cost.
+// Balance: move the guest that takes the most squared load off the pair of hosts for as long as the
+// load is expected to last, as long as that is worth its cost.
 #include <cmath>
 
 #include "balancer/damping.h"
@@ -52,8 +52,8 @@ void even_out(Draft& draft) {
         const MoveCost cost = cost_between(guest, draft.self, peer);
         const double score = benefit - policy.margin * cost.work;
         if (nearest.obstacle == Obstacle::kNoTarget || benefit > nearest.benefit) {
-          nearest =
-              draft.stay(Action::kStay, Cause::kImbalance, Obstacle::kNotWorthIt, benefit, cost.work);
+          nearest = draft.stay(Action::kStay, Cause::kImbalance, Obstacle::kNotWorthIt, benefit,
+                               cost.work);
         }
         if (!(score > best)) continue;
         best = score;

@@ -25,9 +25,10 @@ Forecast LoadEstimator::forecast(double most, const PolicyConfig& policy) const 
   const double watched = samples_ > 0 ? samples_ - 1.0 : 0.0;
   const double prior = policy.prior_deviation * most;
   const double believed = policy.prior_samples;
-  const double variance = watched + believed > 0
-                              ? (watched * variance_ + believed * prior * prior) / (watched + believed)
-                              : 0;
+  const double variance =
+      watched + believed > 0
+          ? (watched * variance_ + believed * prior * prior) / (watched + believed)
+          : 0;
   return {slow_ + policy.trend_share * (fast_ - slow_), variance};
 }
 

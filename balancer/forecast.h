@@ -1,5 +1,5 @@
-// Smoothing and forecast of one load, sample by sample. A fast and a slow average: what the load is now, and what it
-// returns to; plus how far single samples stray. Value type, not thread-safe.
+// Smoothing and forecast of one load, sample by sample. A fast and a slow average: what the load is
+// now, and what it returns to; plus how far single samples stray. Value type, not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,8 @@ namespace godwit::balancer {
 
 class LoadEstimator {
  public:
-  // `sample` in units of capacity. Not finite or negative samples (a lying peer, a clock jump) are taken as 0.
+  // `sample` in units of capacity. Not finite or negative samples (a lying peer, a clock jump) are
+  // taken as 0.
   void add(double sample, const PolicyConfig& policy);
 
   // `most` is the guest's limit, for the prior while it was watched little.
@@ -26,7 +27,8 @@ class LoadEstimator {
   std::uint32_t samples_ = 0;
 };
 
-// How much demand above `capacity` is to be expected of a normally distributed load, in units of capacity.
+// How much demand above `capacity` is to be expected of a normally distributed load, in units of
+// capacity.
 double expected_excess(const Forecast& load, double capacity);
 
 }  // namespace godwit::balancer

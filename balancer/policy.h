@@ -1,5 +1,6 @@
-// The balancer's settings, their defaults and ranges; read from a JSON object. The defaults of a goal come from
-// `default_policy`; they were chosen on PlanetLab days 0303, 0309 and 0403 only (docs/balancing.md).
+// The balancer's settings, their defaults and ranges; read from a JSON object. The defaults of a
+// goal come from `default_policy`; they were chosen on PlanetLab days 0303, 0309 and 0403 only
+// (docs/balancing.md).
 #pragma once
 
 #include <string>
@@ -13,12 +14,12 @@ struct PolicyConfig {
   Goal goal = Goal::kBalance;
 
   // Forecast (forecast.h).
-  double fast_weight = 0.5;        // of the newest sample in the fast average
-  double slow_samples = 48;        // samples the slow average looks back
-  double trend_share = 0.7;        // how much of fast - slow is expected to last over the horizon
-  double prior_deviation = 0.06;   // of a guest's most, before it was watched
-  double prior_samples = 3;        // how long that is believed
-  double horizon_seconds = 3600;   // how long a load is expected to last
+  double fast_weight = 0.5;       // of the newest sample in the fast average
+  double slow_samples = 48;       // samples the slow average looks back
+  double trend_share = 0.7;       // how much of fast - slow is expected to last over the horizon
+  double prior_deviation = 0.06;  // of a guest's most, before it was watched
+  double prior_samples = 3;       // how long that is believed
+  double horizon_seconds = 3600;  // how long a load is expected to last
 
   // Overload (detection.h).
   double hot = 0.9;           // load that counts as hot
@@ -33,24 +34,27 @@ struct PolicyConfig {
   int peers_asked = 16;     // random peers a node asks in a round
 
   // Worth.
-  double margin = 1.0;              // benefit must exceed margin x cost
-  double work_per_joule = 1.0;      // consolidation: capacity x seconds a joule is worth
-  double hold_seconds = 14400;      // how long an emptied host is expected to stay empty
-  double empty_below = 0.8;         // only hosts below this forecast load try to empty themselves
-  double work_per_imbalance = 0.3;  // balance: worth of one unit of squared load over the horizon, x capacity
-  double deadband = 0.08;           // balance: forecast load above the peers' mean that is not worth acting on
+  double margin = 1.0;          // benefit must exceed margin x cost
+  double work_per_joule = 1.0;  // consolidation: capacity x seconds a joule is worth
+  double hold_seconds = 14400;  // how long an emptied host is expected to stay empty
+  double empty_below = 0.8;     // only hosts below this forecast load try to empty themselves
+  double work_per_imbalance =
+      0.3;  // balance: worth of one unit of squared load over the horizon, x capacity
+  double deadband =
+      0.08;  // balance: forecast load above the peers' mean that is not worth acting on
 
   // Damping.
   double cooldown_seconds = 900;  // after a guest's move; doubles with every recent one
   double settle_seconds = 300;    // a host that received a guest does not empty itself
   int incoming_limit = 4;         // moves in flight a host
   int outgoing_limit = 16;
-  int moves_per_round = 4;        // for overload and balance; emptying and draining are plans
+  int moves_per_round = 4;  // for overload and balance; emptying and draining are plans
 };
 
 PolicyConfig default_policy(Goal goal);
 
-// Keys left out keep the goal's default. Throws std::runtime_error naming the key on unknown keys, wrong types and values out of range.
+// Keys left out keep the goal's default. Throws std::runtime_error naming the key on unknown keys,
+// wrong types and values out of range.
 PolicyConfig parse_policy(std::string_view json);
 PolicyConfig read_policy(const std::string& file);
 std::string to_json(const PolicyConfig& config);

@@ -1,4 +1,5 @@
-// Overload: move what takes the most expected overload off this host for its cost, until the forecast is cool again.
+// Overload: move what takes the most expected overload off this host for its cost, until the
+// forecast is cool again.
 #include <cmath>
 
 #include "balancer/damping.h"
@@ -17,14 +18,14 @@ struct Choice {
   double score = 0;
 };
 
-// Work that would be lost over the horizon if the guest stayed and will not be after the move, both ends counted.
+// Work that would be lost over the horizon if the guest stayed and will not be after the move, both
+// ends counted.
 double relief(const Draft& draft, const GuestView& guest, const HostView& peer) {
   const HostView& self = draft.self;
-  const double before = expected_excess(self.forecast, self.capacity) +
-                        expected_excess(peer.forecast, peer.capacity);
-  const double after =
-      expected_excess(without(self.forecast, guest.forecast), self.capacity) +
-      expected_excess(with(peer.forecast, guest.forecast), peer.capacity);
+  const double before =
+      expected_excess(self.forecast, self.capacity) + expected_excess(peer.forecast, peer.capacity);
+  const double after = expected_excess(without(self.forecast, guest.forecast), self.capacity) +
+                       expected_excess(with(peer.forecast, guest.forecast), peer.capacity);
   return (before - after) * draft.policy.horizon_seconds;
 }
 

@@ -25,7 +25,8 @@ bool sane(const GuestView& guest) {
 bool sane(const HostView& host) {
   const auto figure = [](double value) { return std::isfinite(value) && value >= 0; };
   return sane(host.forecast) && figure(host.demand) && figure(host.capacity) && host.capacity > 0 &&
-         figure(host.core) && figure(host.memory) && figure(host.memory_used) && figure(host.link) &&
+         figure(host.core) && figure(host.memory) && figure(host.memory_used) &&
+         figure(host.link) &&
          std::all_of(host.power.watts.begin(), host.power.watts.end(), figure) &&
          std::all_of(host.offers.begin(), host.offers.end(),
                      [](const GuestView& offer) { return sane(offer); });

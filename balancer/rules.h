@@ -6,7 +6,8 @@
 
 namespace godwit::balancer {
 
-// Figures that can be reckoned with: finite, not negative, a capacity. Peers' answers may be anything.
+// Figures that can be reckoned with: finite, not negative, a capacity. Peers' answers may be
+// anything.
 bool sane(const Forecast& forecast);
 bool sane(const GuestView& guest);
 bool sane(const HostView& host);
@@ -14,7 +15,8 @@ bool sane(const HostView& host);
 // Alive, open, capable, no conflict of groups, memory for it, a core fast enough for it.
 bool allowed(const GuestView& guest, const HostView& target);
 
-// Forecast mean + confidence x deviation within the target's threshold, and the guest within one core's speed.
+// Forecast mean + confidence x deviation within the target's threshold, and the guest within one
+// core's speed.
 bool has_room(const Forecast& load, const HostView& target, const PolicyConfig& policy);
 
 Forecast with(const Forecast& load, const Forecast& guest);

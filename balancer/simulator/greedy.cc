@@ -13,7 +13,9 @@ constexpr double kLeastGain = 1e-9;  // of squared load
 class Loads {
  public:
   explicit Loads(const World& world)
-      : world_(world), mips_(world.hosts().size()), ram_(world.hosts().size()),
+      : world_(world),
+        mips_(world.hosts().size()),
+        ram_(world.hosts().size()),
         guests_(world.hosts().size()) {}
 
   void add(HostId host, GuestId guest) {
@@ -116,7 +118,8 @@ std::vector<Move> GreedyPolicy::plan(const World& world) {
 double repacked_deviation(const World& world) {
   Loads loads(world);
   std::vector<GuestId> order;
-  for (const Host& host : world.hosts()) order.insert(order.end(), host.guests.begin(), host.guests.end());
+  for (const Host& host : world.hosts())
+    order.insert(order.end(), host.guests.begin(), host.guests.end());
   std::sort(order.begin(), order.end(), [&](GuestId a, GuestId b) {
     const double left = world.guests()[a].requested, right = world.guests()[b].requested;
     return left != right ? left > right : a < b;

@@ -14,7 +14,8 @@ bool profitable(const MetricsRecorder::MoveRecord& move,
   const Guest& guest = world.guests()[move.guest];
   const double from_mips = world.hosts()[move.from].model->total_mips;
   const double to_mips = world.hosts()[move.to].model->total_mips;
-  const auto first = static_cast<std::size_t>(move.time / kSampleSeconds);  // demand[first] is the next one
+  const auto first =
+      static_cast<std::size_t>(move.time / kSampleSeconds);  // demand[first] is the next one
   const std::size_t last = std::min(first + kHorizonSamples, demand.size());
   std::size_t empty = 0;
   double gained = 0;
@@ -37,7 +38,8 @@ bool profitable(const MetricsRecorder::MoveRecord& move,
 }  // namespace
 
 std::uint64_t count_unprofitable(const std::vector<MetricsRecorder::MoveRecord>& moves,
-                                 const std::vector<std::vector<float>>& demand, const World& world) {
+                                 const std::vector<std::vector<float>>& demand,
+                                 const World& world) {
   return static_cast<std::uint64_t>(
       std::count_if(moves.begin(), moves.end(),
                     [&](const auto& move) { return !profitable(move, demand, world); }));

@@ -10,7 +10,8 @@ void MetricsRecorder::resize(std::size_t hosts, std::size_t guests) {
   guests_.resize(guests);
 }
 
-void MetricsRecorder::host_state(std::size_t host, double time, double allocated, double requested) {
+void MetricsRecorder::host_state(std::size_t host, double time, double allocated,
+                                 double requested) {
   State& previous = hosts_[host];
   if (previous.time >= 0 && previous.time != time && previous.flag) {
     const double seconds = time - previous.time;
@@ -21,8 +22,8 @@ void MetricsRecorder::host_state(std::size_t host, double time, double allocated
   previous = {time, allocated, requested, allocated > 0};
 }
 
-void MetricsRecorder::guest_state(std::size_t guest, double time, double allocated, double requested,
-                                  bool migrating) {
+void MetricsRecorder::guest_state(std::size_t guest, double time, double allocated,
+                                  double requested, bool migrating) {
   State& previous = guests_[guest];
   if (previous.time >= 0 && previous.time != time) {
     const double seconds = time - previous.time;

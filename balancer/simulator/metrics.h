@@ -18,8 +18,8 @@ struct Metrics {
   std::uint64_t undone = 0;        // went back within kUndoneSeconds to a host it had left
   std::uint64_t unprofitable = 0;  // see docs/balancing.md
   std::uint64_t shutdowns = 0;
-  double load_deviation = 0;     // time average of the standard deviation of host load (all hosts)
-  double overload_seconds = 0;   // host-seconds in which the guests asked for more than the host has
+  double load_deviation = 0;    // time average of the standard deviation of host load (all hosts)
+  double overload_seconds = 0;  // host-seconds in which the guests asked for more than the host has
   double mean_active_hosts = 0;  // time average
   double energy_bound_kwh = 0;   // every step packed perfectly, fractions allowed, moves free
   double decision_seconds = 0;   // processor time of the policy
@@ -32,8 +32,8 @@ struct Metrics {
 
 inline constexpr double kUndoneSeconds = 2 * 3600;
 
-// Accumulates by CloudSim's state-history rule: a state holds from its time to the next entry with another time; an
-// entry with the same time replaces it.
+// Accumulates by CloudSim's state-history rule: a state holds from its time to the next entry with
+// another time; an entry with the same time replaces it.
 class MetricsRecorder {
  public:
   void resize(std::size_t hosts, std::size_t guests);
@@ -68,7 +68,8 @@ class MetricsRecorder {
   double requested_work_ = 0, lost_work_ = 0;
   double watt_seconds_ = 0;
   State load_;
-  double load_time_ = -1, load_deviation_ = 0, load_overloaded_ = 0, load_active_ = 0, load_bound_ = 0;
+  double load_time_ = -1, load_deviation_ = 0, load_overloaded_ = 0, load_active_ = 0,
+         load_bound_ = 0;
   double load_seconds_ = 0, bound_watt_seconds_ = 0;
   std::vector<MoveRecord> moves_;
   Metrics metrics_;

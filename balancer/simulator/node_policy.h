@@ -1,5 +1,6 @@
-// Our balancer inside the simulated data centre: every host decides for itself with balancer::decide, from its own
-// measurements and what a few random peers answer; targets reserve before a move is agreed.
+// Our balancer inside the simulated data centre: every host decides for itself with
+// balancer::decide, from its own measurements and what a few random peers answer; targets reserve
+// before a move is agreed.
 #pragma once
 
 #include <functional>
@@ -40,7 +41,8 @@ class NodePolicy : public Policy {
   void observe(const World& world);
   GuestView guest_view(const World& world, GuestId id) const;
   void ask_peers(ClusterView& view, std::size_t self);
-  void carry_out(const World& world, const std::vector<Decision>& decisions, std::vector<Move>& moves);
+  void carry_out(const World& world, const std::vector<Decision>& decisions,
+                 std::vector<Move>& moves);
 
   PolicyConfig config_;
   std::mt19937_64 random_;

@@ -21,7 +21,8 @@ double median(std::vector<double> values) {
 }
 
 double median_absolute_deviation(const History& history, std::size_t length) {
-  std::vector<double> values(history.begin(), history.begin() + static_cast<std::ptrdiff_t>(length));
+  std::vector<double> values(history.begin(),
+                             history.begin() + static_cast<std::ptrdiff_t>(length));
   const double middle = median(values);
   for (double& value : values) value = std::abs(middle - value);
   return median(std::move(values));
@@ -68,7 +69,8 @@ class Planner {
       refresh(h);
     }
     lengths_.resize(world.guests().size());
-    for (std::size_t g = 0; g < lengths_.size(); ++g) lengths_[g] = history_length(world.guests()[g]);
+    for (std::size_t g = 0; g < lengths_.size(); ++g)
+      lengths_[g] = history_length(world.guests()[g]);
   }
 
   std::vector<Move> plan() {
@@ -185,9 +187,8 @@ class Planner {
   // All or nothing when `all`; otherwise a guest that fits nowhere stays.
   bool place(std::vector<GuestId> guests, const std::vector<bool>& excluded,
              std::vector<Move>& moves, bool all) {
-    std::stable_sort(guests.begin(), guests.end(), [&](GuestId a, GuestId b) {
-      return guest(a).requested > guest(b).requested;
-    });
+    std::stable_sort(guests.begin(), guests.end(),
+                     [&](GuestId a, GuestId b) { return guest(a).requested > guest(b).requested; });
     const std::size_t before = moves.size();
     for (const GuestId id : guests) {
       const std::size_t host = find_host(id, excluded);
@@ -248,7 +249,8 @@ ReferenceConfig parse_reference(const std::string& name) {
     const char* first = name.data() + std::string(prefix).size();
     double parameter = 0;
     const auto [end, error] = std::from_chars(first, name.data() + name.size(), parameter);
-    if (error == std::errc{} && end == name.data() + name.size() && parameter > 0 && parameter < 100) {
+    if (error == std::errc{} && end == name.data() + name.size() && parameter > 0 &&
+        parameter < 100) {
       return {rule, parameter};
     }
   }
@@ -256,6 +258,8 @@ ReferenceConfig parse_reference(const std::string& name) {
                            "': use thr-mmt-0.8, mad-mmt-2.5, iqr-mmt-1.5 or lr-mmt-1.2");
 }
 
-std::vector<Move> ReferencePolicy::plan(const World& world) { return Planner(world, config_).plan(); }
+std::vector<Move> ReferencePolicy::plan(const World& world) {
+  return Planner(world, config_).plan();
+}
 
 }  // namespace godwit::balancer::simulator

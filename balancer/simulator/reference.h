@@ -1,5 +1,6 @@
-// The reference policies of Beloglazov and Buyya (2012) as CloudSim 3.0.3 carries them out: overload detection by THR,
-// MAD, IQR or LR; selection by minimum migration time; placement by power-aware best fit decreasing. Baselines only.
+// The reference policies of Beloglazov and Buyya (2012) as CloudSim 3.0.3 carries them out:
+// overload detection by THR, MAD, IQR or LR; selection by minimum migration time; placement by
+// power-aware best fit decreasing. Baselines only.
 #pragma once
 
 #include <string>
@@ -8,14 +9,20 @@
 
 namespace godwit::balancer::simulator {
 
-enum class OverloadRule { kThreshold, kMedianAbsoluteDeviation, kInterquartileRange, kLocalRegression };
+enum class OverloadRule {
+  kThreshold,
+  kMedianAbsoluteDeviation,
+  kInterquartileRange,
+  kLocalRegression
+};
 
 struct ReferenceConfig {
   OverloadRule rule = OverloadRule::kLocalRegression;
   double parameter = 1.2;  // THR 0.8, MAD 2.5, IQR 1.5, LR 1.2
 };
 
-// "lr-mmt-1.2", "thr-mmt-0.8", "mad-mmt-2.5", "iqr-mmt-1.5". Throws std::runtime_error on anything else.
+// "lr-mmt-1.2", "thr-mmt-0.8", "mad-mmt-2.5", "iqr-mmt-1.5". Throws std::runtime_error on anything
+// else.
 ReferenceConfig parse_reference(const std::string& name);
 
 class ReferencePolicy : public Policy {

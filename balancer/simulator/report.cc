@@ -16,11 +16,20 @@ std::string escaped(const std::string& text) {
   std::string out;
   for (const char c : text) {
     switch (c) {
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '&': out += "&amp;"; break;
-      case '"': out += "&quot;"; break;
-      default: out += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '&':
+        out += "&amp;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      default:
+        out += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
     }
   }
   return out;
@@ -43,7 +52,8 @@ constexpr Panel kPanels[] = {{"active hosts", &Metrics::active_series},
 constexpr const char* kColours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"};
 constexpr double kWidth = 760, kPanelHeight = 130, kLeft = 70, kTop = 60, kGap = 45;
 
-void draw_panel(std::string& svg, const Panel& panel, double top, const std::vector<Result>& results) {
+void draw_panel(std::string& svg, const Panel& panel, double top,
+                const std::vector<Result>& results) {
   auto out = std::back_inserter(svg);
   double most = 0;
   for (const Result& result : results) {
@@ -92,23 +102,26 @@ std::string to_text(const Result& r) {
       "  active hosts      {:.1f} (time average), {} shut-downs\n"
       "  decisions         {:.3f} s for {} host rounds, {:.2f} us each; simulated in {:.2f} s\n",
       r.policy, r.trace, r.hosts, r.guests, r.seed, r.idle_removed ? "removed" : "kept",
-      m.energy_kwh, m.energy_bound_kwh, m.slatah * 100, m.pdm * 100, m.slav(), m.esv(), m.migrations,
-      m.undone, m.unprofitable, m.load_deviation, m.overload_seconds, m.mean_active_hosts,
-      m.shutdowns, m.decision_seconds, m.decision_rounds,
+      m.energy_kwh, m.energy_bound_kwh, m.slatah * 100, m.pdm * 100, m.slav(), m.esv(),
+      m.migrations, m.undone, m.unprofitable, m.load_deviation, m.overload_seconds,
+      m.mean_active_hosts, m.shutdowns, m.decision_seconds, m.decision_rounds,
       m.decision_rounds > 0 ? m.decision_seconds * 1e6 / static_cast<double>(m.decision_rounds) : 0,
       r.wall_seconds);
 }
 
 std::string csv_header() {
-  return "policy,trace,hosts,guests,seed,idle_removed,energy_kwh,energy_bound_kwh,slatah,pdm,slav,esv,"
-         "migrations,undone,unprofitable,load_deviation,overload_seconds,mean_active_hosts,shutdowns,"
+  return "policy,trace,hosts,guests,seed,idle_removed,energy_kwh,energy_bound_kwh,slatah,pdm,slav,"
+         "esv,"
+         "migrations,undone,unprofitable,load_deviation,overload_seconds,mean_active_hosts,"
+         "shutdowns,"
          "decision_seconds,decision_rounds,wall_seconds\n";
 }
 
 std::string to_csv(const Result& r) {
   const Metrics& m = r.metrics;
   return fmt::format(
-      "{},{},{},{},{},{},{:.4f},{:.4f},{:.6e},{:.6e},{:.6e},{:.6e},{},{},{},{:.6f},{:.1f},{:.2f},{},"
+      "{},{},{},{},{},{},{:.4f},{:.4f},{:.6e},{:.6e},{:.6e},{:.6e},{},{},{},{:.6f},{:.1f},{:.2f},{}"
+      ","
       "{:.4f},{},{:.3f}\n",
       csv_field(r.policy), csv_field(r.trace), r.hosts, r.guests, r.seed, r.idle_removed ? 1 : 0,
       m.energy_kwh, m.energy_bound_kwh, m.slatah, m.pdm, m.slav(), m.esv(), m.migrations, m.undone,
@@ -120,9 +133,9 @@ std::string series_csv(const Result& result) {
   const Metrics& m = result.metrics;
   std::string csv = "seconds,load_deviation,active_hosts,kilowatts,moves\n";
   for (std::size_t i = 0; i < m.deviation_series.size(); ++i) {
-    csv += fmt::format("{},{:.6f},{},{:.4f},{}\n", static_cast<double>(i + 1) * kSampleSeconds,
-                       m.deviation_series[i], m.active_series[i], m.power_series[i],
-                       m.move_series[i]);
+    csv +=
+        fmt::format("{},{:.6f},{},{:.4f},{}\n", static_cast<double>(i + 1) * kSampleSeconds,
+                    m.deviation_series[i], m.active_series[i], m.power_series[i], m.move_series[i]);
   }
   return csv;
 }

@@ -60,8 +60,8 @@ Trace parse_trace(std::string name, std::string_view text, std::size_t samples) 
     ++number;
     if (trace.percent.size() == samples) {
       if (line.empty() || line == "\r") continue;
-      throw std::runtime_error(
-          fmt::format("trace '{}', line {}: more than {} samples", printable(name), number, samples));
+      throw std::runtime_error(fmt::format("trace '{}', line {}: more than {} samples",
+                                           printable(name), number, samples));
     }
     trace.percent.push_back(parse_percent(line, name, number));
   }

@@ -18,8 +18,8 @@ const HostModel kHostModels[2] = {
     {2660, 5320, 4096, {93.7, 97, 101, 105, 110, 116, 121, 125, 129, 133, 135}}};
 const GuestModel kGuestModels[4] = {{2500, 870}, {2000, 1740}, {1000, 1740}, {500, 613}};
 
-// Rounds exactly as CloudSim: on one segment of the curve all hosts cost the same per MIPS, and the last bit decides
-// which of them its placement takes.
+// Rounds exactly as CloudSim: on one segment of the curve all hosts cost the same per MIPS, and the
+// last bit decides which of them its placement takes.
 double HostModel::power(double utilization) const {
   const double u = std::clamp(utilization, 0.0, 1.0);
   const auto low = static_cast<std::size_t>(std::floor(u * 10));
@@ -61,8 +61,9 @@ void World::create_guests(const std::vector<Trace>& traces) {
   }
 }
 
-// CloudSim asks for every guest's full MIPS, RAM and bandwidth at creation, and takes the host whose power after the
-// placement exceeds its *idle* power least (no host has been measured yet): this spreads.
+// CloudSim asks for every guest's full MIPS, RAM and bandwidth at creation, and takes the host
+// whose power after the placement exceeds its *idle* power least (no host has been measured yet):
+// this spreads.
 HostId World::initial_host(const Guest& guest, std::vector<double>& used, std::vector<double>& ram,
                            std::vector<int>& count) const {
   double best = std::numeric_limits<double>::max();
@@ -73,8 +74,7 @@ HostId World::initial_host(const Guest& guest, std::vector<double>& used, std::v
         ram[h] + guest.ram > model.ram || count[h] >= kGuestsByBandwidth) {
       continue;
     }
-    const double increase =
-        model.power((used[h] + guest.mips) / model.total_mips) - model.power(0);
+    const double increase = model.power((used[h] + guest.mips) / model.total_mips) - model.power(0);
     if (increase < best) {
       best = increase;
       found = h;
@@ -94,9 +94,8 @@ void World::place_guests() {
   std::vector<double> used(hosts_.size()), ram(hosts_.size());
   std::vector<int> count(hosts_.size());
   for (GuestId id = 0; id < guests_.size(); ++id) {
-    const HostId host = config_.spread_start
-                            ? static_cast<HostId>(id % hosts_.size())
-                            : initial_host(guests_[id], used, ram, count);
+    const HostId host = config_.spread_start ? static_cast<HostId>(id % hosts_.size())
+                                             : initial_host(guests_[id], used, ram, count);
     take(host, id);
   }
 }
@@ -126,8 +125,9 @@ void World::update_guest(GuestId id) {
   }
 }
 
-// The rules of CloudSim's over-subscribing scheduler: a guest never gets more than one core; a guest on its way out
-// gets 90 %, the target is charged 10 %; when demand exceeds the host all shares shrink alike, rounded down.
+// The rules of CloudSim's over-subscribing scheduler: a guest never gets more than one core; a
+// guest on its way out gets 90 %, the target is charged 10 %; when demand exceeds the host all
+// shares shrink alike, rounded down.
 void World::update_host(HostId id) {
   Host& host = hosts_[id];
   host.previous_used_mips = host.used_mips;
@@ -195,8 +195,7 @@ void World::advance(double time) {
   const double deviation = std::sqrt(std::max(0.0, squares / n - sum / n * (sum / n)));
   // Both models are most efficient when full, and the G5 more so than the G4.
   const HostModel& best = kHostModels[1];
-  recorder_.load(now_, deviation, overloaded, active,
-                 demand / best.total_mips * best.watts.back());
+  recorder_.load(now_, deviation, overloaded, active, demand / best.total_mips * best.watts.back());
   last_processed_ = now_;
   if (config_.remove_idle_guests) remove_idle();
 }
@@ -246,7 +245,8 @@ void World::finish(const Move& move) {
 }
 
 Metrics World::run(Policy& policy) {
-  std::vector<std::vector<float>> demand;  // what the guests of each host asked for, sample by sample
+  std::vector<std::vector<float>>
+      demand;  // what the guests of each host asked for, sample by sample
   const double end = static_cast<double>(kSamplesPerDay) * kSampleSeconds;
   for (double time = kSampleSeconds + 0.1; time < end; time += kSampleSeconds) {
     advance(time);

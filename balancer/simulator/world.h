@@ -1,6 +1,7 @@
-// The simulated data centre: hosts, guests, time, and the accounting of energy and service violations, by the rules
-// of CloudSim 3.0.3's PlanetLab experiments (Beloglazov and Buyya 2012) so that figures can be compared. A policy is
-// asked for moves at every sample; the world carries them out and measures. Single-threaded.
+// The simulated data centre: hosts, guests, time, and the accounting of energy and service
+// violations, by the rules of CloudSim 3.0.3's PlanetLab experiments (Beloglazov and Buyya 2012) so
+// that figures can be compared. A policy is asked for moves at every sample; the world carries them
+// out and measures. Single-threaded.
 #pragma once
 
 #include <array>
@@ -46,15 +47,17 @@ struct Guest {
   HostId host = 0;
   bool migrating = false;
   bool removed = false;
-  double requested = 0;    // MIPS at `updated`
-  double utilization = 0;  // requested / mips
-  double updated = -1;     // seconds
+  double requested = 0;                          // MIPS at `updated`
+  double utilization = 0;                        // requested / mips
+  double updated = -1;                           // seconds
   std::array<double, kHistoryLength> history{};  // ring; `newest` is the latest
   std::size_t newest = 0;
   std::size_t history_count = 0;
 
   // i = 0 is the newest sample; i < history_count.
-  double past(std::size_t i) const { return history[(newest + kHistoryLength - i) % kHistoryLength]; }
+  double past(std::size_t i) const {
+    return history[(newest + kHistoryLength - i) % kHistoryLength];
+  }
 };
 
 struct Host {
@@ -77,7 +80,8 @@ struct Move {
 
 class World;
 
-// When, which and where. `plan` is called at every sample after the loads are updated; no move is in flight then.
+// When, which and where. `plan` is called at every sample after the loads are updated; no move is
+// in flight then.
 class Policy {
  public:
   virtual ~Policy() = default;
@@ -86,16 +90,19 @@ class Policy {
 
 struct WorldConfig {
   std::size_t hosts = 800;
-  bool remove_idle_guests = true;  // CloudSim's rule: a guest that asks for nothing is gone for good
-  bool memory_binds = false;       // CloudSim's guests need no RAM or bandwidth after creation
-  std::uint64_t seed = 0;          // 0: files in order; otherwise shuffled
-  std::size_t guests = 0;          // 0: one a trace; otherwise traces are repeated with shifts
-  bool spread_start = false;       // start evenly spread (for goal balance) rather than by CloudSim's placement
+  bool remove_idle_guests =
+      true;                   // CloudSim's rule: a guest that asks for nothing is gone for good
+  bool memory_binds = false;  // CloudSim's guests need no RAM or bandwidth after creation
+  std::uint64_t seed = 0;     // 0: files in order; otherwise shuffled
+  std::size_t guests = 0;     // 0: one a trace; otherwise traces are repeated with shifts
+  bool spread_start =
+      false;  // start evenly spread (for goal balance) rather than by CloudSim's placement
 };
 
 class World {
  public:
-  // `traces` must outlive the world. Throws std::runtime_error when a guest fits on no host at the start.
+  // `traces` must outlive the world. Throws std::runtime_error when a guest fits on no host at the
+  // start.
   World(const std::vector<Trace>& traces, const WorldConfig& config);
 
   Metrics run(Policy& policy);

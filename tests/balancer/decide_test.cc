@@ -103,7 +103,8 @@ class RandomCluster {
   std::mt19937_64 random_;
 };
 
-// An account of its own of what the decisions do, so that a slip in the balancer's bookkeeping shows.
+// An account of its own of what the decisions do, so that a slip in the balancer's bookkeeping
+// shows.
 class Account {
  public:
   Account(const ClusterView& view, const PolicyConfig& policy) : view_(view), policy_(policy) {
@@ -222,8 +223,8 @@ TEST(DecideProperty, SurvivesFiguresThatAreNonsense) {
     std::set<GuestId> mismeasured;
     for (HostView& peer : view.peers) {
       if (!cluster.chance(0.5)) continue;
-      double* figures[] = {&peer.capacity, &peer.forecast.mean, &peer.forecast.variance,
-                           &peer.memory_used, &peer.link, &peer.power.watts[3]};
+      double* figures[] = {&peer.capacity,    &peer.forecast.mean, &peer.forecast.variance,
+                           &peer.memory_used, &peer.link,          &peer.power.watts[3]};
       const double value = nonsense[cluster.below(4)];
       *figures[cluster.below(6)] = value;
       liars.insert(peer.id);
@@ -295,7 +296,8 @@ TEST(Decide, RefusesWithAReasonWhenEveryPeerIsFull) {
 }
 
 TEST(Decide, SwapsWhenNothingFitsAlone) {
-  ClusterView view = plain_view(1.2, 2, {plain_host(1, 0.6)});  // guests of 600: 0.6 + 0.6 is too much
+  ClusterView view =
+      plain_view(1.2, 2, {plain_host(1, 0.6)});  // guests of 600: 0.6 + 0.6 is too much
   view.hot = true;
   GuestView offer;
   offer.id = 77;
@@ -336,7 +338,8 @@ TEST(Decide, EmptiesAHostOnlyAsAWhole) {
   const auto fits = decide(plain_view(0.3, 3, {plain_host(1, 0.75), plain_host(2, 0.75)}), policy);
   EXPECT_EQ(fits.size(), 3u);
   for (const Decision& decision : fits) EXPECT_EQ(decision.cause, Cause::kConsolidation);
-  const auto too_full = decide(plain_view(0.3, 3, {plain_host(1, 0.8), plain_host(2, 0.8)}), policy);
+  const auto too_full =
+      decide(plain_view(0.3, 3, {plain_host(1, 0.8), plain_host(2, 0.8)}), policy);
   ASSERT_EQ(too_full.size(), 1u);
   EXPECT_EQ(too_full[0].action, Action::kStay);
 }
@@ -351,7 +354,8 @@ TEST(Decide, TwoHostsNeverEmptyIntoEachOther) {
 }
 
 TEST(Decide, DrainsOverManyTargetsOrNotAtAll) {
-  ClusterView view = plain_view(0.9, 9, {plain_host(1, 0.3), plain_host(2, 0.3), plain_host(3, 0.3)});
+  ClusterView view =
+      plain_view(0.9, 9, {plain_host(1, 0.3), plain_host(2, 0.3), plain_host(3, 0.3)});
   view.drain = true;
   PolicyConfig policy = default_policy(Goal::kBalance);
   const auto plan = decide(view, policy);

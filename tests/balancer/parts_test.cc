@@ -50,7 +50,8 @@ TEST(ExpectedExcess, IsThatOfTheNormalDistribution) {
 
 TEST(OverloadDetector, NeedsKOfNAndTheForecastAndHasHysteresis) {
   PolicyConfig policy;
-  policy.hot = 0.9, policy.cool = 0.7, policy.hot_forecast = 0.8, policy.hot_k = 2, policy.hot_n = 3;
+  policy.hot = 0.9, policy.cool = 0.7, policy.hot_forecast = 0.8, policy.hot_k = 2,
+  policy.hot_n = 3;
   OverloadDetector detector;
   EXPECT_FALSE(detector.add(95, {90, 0}, 100, policy));  // one sample is none
   EXPECT_FALSE(detector.add(50, {90, 0}, 100, policy));
@@ -58,7 +59,7 @@ TEST(OverloadDetector, NeedsKOfNAndTheForecastAndHasHysteresis) {
   EXPECT_FALSE(detector.add(95, {70, 0}, 100, policy));
   EXPECT_FALSE(detector.add(95, {70, 0}, 100, policy));  // two, but not expected to last
   EXPECT_TRUE(detector.add(95, {85, 0}, 100, policy));
-  EXPECT_TRUE(detector.add(80, {75, 0}, 100, policy));   // between the marks: still hot
+  EXPECT_TRUE(detector.add(80, {75, 0}, 100, policy));  // between the marks: still hot
   EXPECT_FALSE(detector.add(80, {65, 0}, 100, policy));
 }
 

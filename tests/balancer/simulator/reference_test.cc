@@ -1,5 +1,5 @@
-// The first gate: our carrying out of the 3.0.3 rules against re-runs of CloudSim itself. The traces are not ours to
-// ship; point GODWIT_PLANETLAB at a directory that holds the ten days.
+// The first gate: our carrying out of the 3.0.3 rules against re-runs of CloudSim itself. The
+// traces are not ours to ship; point GODWIT_PLANETLAB at a directory that holds the ten days.
 #include "balancer/simulator/reference.h"
 
 #include <gtest/gtest.h>
@@ -70,7 +70,8 @@ TEST(ReferencePolicy, EveryRuleRunsADayAndIsDeterministic) {
 }
 
 TEST(ReferencePolicy, RefusesUnknownNames) {
-  for (const char* name : {"", "lr", "lr-mmt-", "lr-mmt-x", "lr-mmt-1.2x", "foo-mmt-1", "lr-mmt--1"}) {
+  for (const char* name :
+       {"", "lr", "lr-mmt-", "lr-mmt-x", "lr-mmt-1.2x", "foo-mmt-1", "lr-mmt--1"}) {
     EXPECT_THROW(parse_reference(name), std::runtime_error) << name;
   }
 }

@@ -37,7 +37,8 @@ TEST(Trace, TakesOneValueALine) {
 }
 
 TEST(Trace, RefusesWhatIsNotAPercentage) {
-  for (const char* bad : {"101", "-1", "x", "", "1.5", "99999999999999999999", "0x1", "1 2", "+5"}) {
+  for (const char* bad :
+       {"101", "-1", "x", "", "1.5", "99999999999999999999", "0x1", "1 2", "+5"}) {
     EXPECT_THROW(parse_trace("a", std::string("1\n") + bad + "\n", 2), std::runtime_error) << bad;
   }
 }
