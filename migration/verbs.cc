@@ -87,6 +87,8 @@ struct Place {
 Place find_place(const RawGid& address, const std::string& text) {
   int count = 0;
   ibv_device** devices = ibv_get_device_list(&count);
+  if (devices == nullptr && errno == ENOSYS)
+    throw RdmaError("this host has no RDMA device: no kernel module for one is loaded");
   if (devices == nullptr) fail("ibv_get_device_list");
   const std::unique_ptr<ibv_device*, decltype(&ibv_free_device_list)> list(devices,
                                                                            ibv_free_device_list);

@@ -12,6 +12,7 @@
 #include <boost/beast/http/write.hpp>
 #include <chrono>
 #include <list>
+#include <memory>
 #include <optional>
 #include <thread>
 
@@ -30,10 +31,10 @@ namespace {
 /// an operation on it is pending.
 class Session : public std::enable_shared_from_this<Session> {
  public:
-  Session(Stream stream, asio::io_context& io, const ApiHandler& handler,
+  Session(Stream stream, std::weak_ptr<asio::io_context> io, const ApiHandler& handler,
           const ServerLimits& limits)
       : stream_(std::move(stream)),
-        io_(io),
+        io_(std::move(io)),
         handler_(handler),
         limits_(limits),
         buffer_(limits.header_bytes + limits.body_bytes) {}
@@ -77,14 +78,22 @@ class Session : public std::enable_shared_from_this<Session> {
 
     const auto& message = parser_->get();
     keep_alive_ = message.keep_alive() && !last_;
-    // The handler may answer later and from another thread.
     handler_({std::string(message.method_string()), std::string(message.target()), message.body()},
-             [self = shared_from_this()](ApiResponse response) {
-               asio::post(self->io_, [self, response = std::move(response)]() mutable {
-                 self->write(std::move(response));
-               });
-             });
+             Answer{io_.lock(), shared_from_this()});
   }
+
+  /// The handler may answer later, from another thread, or never; even after the server has gone.
+  /// So this outlives it, and lets go of the session before the context that its stream needs.
+  struct Answer {
+    std::shared_ptr<asio::io_context> io;
+    std::shared_ptr<Session> session;
+
+    void operator()(ApiResponse response) const {
+      asio::post(*io, [self = session, response = std::move(response)]() mutable {
+        self->write(std::move(response));
+      });
+    }
+  };
 
   void refuse(unsigned status, const std::string& why) {
     keep_alive_ = false;
@@ -107,7 +116,7 @@ class Session : public std::enable_shared_from_this<Session> {
   }
 
   Stream stream_;
-  asio::io_context& io_;
+  std::weak_ptr<asio::io_context> io_;
   const ApiHandler& handler_;
   const ServerLimits& limits_;
   beast::flat_buffer buffer_;
@@ -125,14 +134,14 @@ class ControlServer::Impl {
   Impl(sys::UniqueFd listener, ApiHandler handler, ServerLimits limits)
       : handler_(std::move(handler)),
         limits_(limits),
-        acceptor_(io_, Protocol(), listener.release()),
-        timer_(io_) {
+        acceptor_(*io_, Protocol(), listener.release()),
+        timer_(*io_) {
     accept();
-    thread_ = std::thread([this] { io_.run(); });
+    thread_ = std::thread([this] { io_->run(); });
   }
 
   ~Impl() {
-    asio::post(io_, [this] {
+    asio::post(*io_, [this] {
       error_code ignored;
       acceptor_.close(ignored);
       for (const auto& weak : sessions_) {
@@ -140,7 +149,7 @@ class ControlServer::Impl {
       }
       timer_.expires_after(std::chrono::seconds(1));
       timer_.async_wait([this](error_code error) {
-        if (!error) io_.stop();
+        if (!error) io_->stop();
       });
       watch_sessions();
     });
@@ -149,7 +158,7 @@ class ControlServer::Impl {
 
  private:
   void accept() {
-    acceptor_.async_accept(io_, [this](error_code error, Stream::socket_type socket) {
+    acceptor_.async_accept(*io_, [this](error_code error, Stream::socket_type socket) {
       if (!acceptor_.is_open()) return;
       if (error) return retry_later();
       make_room();
@@ -181,17 +190,17 @@ class ControlServer::Impl {
   /// After the last session has gone nothing is left to wait for.
   void watch_sessions() {
     sessions_.remove_if([](const auto& weak) { return weak.expired(); });
-    if (sessions_.empty()) return io_.stop();
+    if (sessions_.empty()) return io_->stop();
     poll_timer_.expires_after(std::chrono::milliseconds(5));
     poll_timer_.async_wait([this](error_code) { watch_sessions(); });
   }
 
   ApiHandler handler_;
   ServerLimits limits_;
-  asio::io_context io_{1};
+  std::shared_ptr<asio::io_context> io_ = std::make_shared<asio::io_context>(1);
   asio::basic_socket_acceptor<Protocol, asio::io_context::executor_type> acceptor_;
   asio::steady_timer timer_;
-  asio::steady_timer poll_timer_{io_};
+  asio::steady_timer poll_timer_{*io_};
   std::list<std::weak_ptr<Session>> sessions_;
   std::thread thread_;
 };

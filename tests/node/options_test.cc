@@ -36,7 +36,7 @@ std::string complaint(const std::vector<std::string>& words) {
 class ConfigFile {
  public:
   explicit ConfigFile(const std::string& content)
-      : path_(testing::TempDir() + "godwit_options.ini") {
+      : path_(testing::TempDir() + "godwit_options." + std::to_string(::getpid())) {
     std::ofstream(path_) << content;
   }
   ~ConfigFile() { std::filesystem::remove(path_); }
