@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 namespace godwit::migration {
@@ -72,16 +74,55 @@ const char* kind_name(MessageKind kind) {
 
 namespace {
 
+// The longest texts of a machine's description, bytes.
+constexpr std::size_t kMaxName = 64;
+constexpr std::size_t kMaxPath = 4096;
+constexpr std::size_t kMaxCommandLine = 65536;
+
 /// Runs `read` on the parsed payload; whatever is wrong with it becomes one ChannelError.
 template <typename Read>
 auto decode(MessageKind kind, std::span<const std::byte> payload, Read read) {
   try {
     const auto* text = reinterpret_cast<const char*>(payload.data());
-    return read(json::parse(text, text + payload.size()));
+    const auto shallow = [](int depth, json::parse_event_t, json&) {
+      if (depth > kMaxJsonDepth) throw ChannelError("the peer's JSON is nested too deep");
+      return true;
+    };
+    return read(json::parse(text, text + payload.size(), shallow));
   } catch (const json::exception& error) {
     throw ChannelError(
         fmt::format("the peer's {} makes no sense: {}", kind_name(kind), error.what()));
   }
+}
+
+[[noreturn]] void out_of_range(const char* name) {
+  throw ChannelError(fmt::format("the peer's \"{}\" is out of range", name));
+}
+
+// json's own conversions wrap negative numbers and cast fractions: these take only what fits.
+template <typename T>
+T number(const json& value, const char* name) {
+  if (!value.is_number_unsigned() || value.get<std::uint64_t>() > std::numeric_limits<T>::max()) {
+    out_of_range(name);
+  }
+  return static_cast<T>(value.get<std::uint64_t>());
+}
+
+template <typename T>
+void get_number(const json& from, const char* name, T& into) {
+  into = number<T>(from.at(name), name);
+}
+
+/// A string for open() and the like: of bounded length, and no NUL that would cut it short.
+void get_text(const json& from, const char* name, std::size_t most, std::string& into) {
+  from.at(name).get_to(into);
+  if (into.size() > most || into.find('\0') != std::string::npos) out_of_range(name);
+}
+
+double milliseconds(const json& from, const char* name) {
+  const double value = from.at(name).get<double>();
+  if (!std::isfinite(value) || value < 0) out_of_range(name);
+  return value;
 }
 
 json to_json(const RdmaAddress& address) {
@@ -91,14 +132,16 @@ json to_json(const RdmaAddress& address) {
 
 RdmaAddress rdma_address(const json& from) {
   RdmaAddress address;
-  from.at("qp").get_to(address.qp_number);
-  from.at("psn").get_to(address.packet_sequence);
-  from.at("lid").get_to(address.lid);
-  from.at("mtu").get_to(address.mtu);
+  get_number(from, "qp", address.qp_number);
+  get_number(from, "psn", address.packet_sequence);
+  get_number(from, "lid", address.lid);
+  get_number(from, "mtu", address.mtu);
   from.at("ethernet").get_to(address.ethernet);
-  from.at("gid").get_to(address.gid);
-  if (address.gid.size() != 16 || address.packet_sequence > 0xffffff || address.mtu < 1 ||
-      address.mtu > 5) {
+  for (const json& byte : from.at("gid")) {
+    address.gid.push_back(number<std::uint8_t>(byte, "gid"));
+  }
+  if (address.gid.size() != 16 || address.qp_number > 0xffffff ||
+      address.packet_sequence > 0xffffff || address.mtu < 1 || address.mtu > 5) {
     throw ChannelError("the peer's RDMA address is out of range");
   }
   return address;
@@ -117,15 +160,17 @@ json to_json(const vmm::MachineConfig& machine) {
 
 vmm::MachineConfig machine_config(const json& from) {
   vmm::MachineConfig machine;
-  from.at("name").get_to(machine.name);
-  from.at("memory_bytes").get_to(machine.memory_bytes);
-  from.at("cpus").get_to(machine.cpus);
+  get_text(from, "name", kMaxName, machine.name);
+  get_number(from, "memory_bytes", machine.memory_bytes);
+  get_number(from, "cpus", machine.cpus);
   from.at("huge_pages").get_to(machine.huge_pages);
-  from.at("kernel").get_to(machine.kernel);
-  from.at("initrd").get_to(machine.initrd);
-  from.at("command_line").get_to(machine.command_line);
+  get_text(from, "kernel", kMaxPath, machine.kernel);
+  get_text(from, "initrd", kMaxPath, machine.initrd);
+  get_text(from, "command_line", kMaxCommandLine, machine.command_line);
   for (const json& disk : from.at("disks")) {
-    machine.disks.push_back({disk.at("path").get<std::string>(), disk.at("read_only").get<bool>()});
+    vmm::DiskConfig& config = machine.disks.emplace_back();
+    get_text(disk, "path", kMaxPath, config.path);
+    disk.at("read_only").get_to(config.read_only);
   }
   return machine;
 }
@@ -161,7 +206,7 @@ Hello decode_hello(std::span<const std::byte> payload) {
     Hello hello;
     hello.machine = machine_config(body.at("machine"));
     body.at("requirements").get_to(hello.requirements);
-    body.at("data_bytes").get_to(hello.data_bytes);
+    get_number(body, "data_bytes", hello.data_bytes);
     hello.rdma = body.contains("rdma");
     if (hello.rdma) hello.rdma_address = rdma_address(body.at("rdma"));
     return hello;
@@ -190,7 +235,7 @@ Begin decode_begin(std::span<const std::byte> payload) {
 
 Running decode_running(std::span<const std::byte> payload) {
   return decode(MessageKind::kRunning, payload, [](const json& body) {
-    return Running{body.at("resume_ms").get<double>(), body.at("cpu_ms").get<double>()};
+    return Running{milliseconds(body, "resume_ms"), milliseconds(body, "cpu_ms")};
   });
 }
 

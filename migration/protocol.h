@@ -4,25 +4,32 @@
 // Each end opens it with a Preamble; a peer that is not Godwit, or speaks another version, is
 // refused there. Everything after it is frames: a FrameHeader and `length` bytes.
 //
-//   source                                  destination
-//     | Preamble  ------------------------->  |
-//     |  <-------------------------- Preamble |
-//     | Hello {machine, requirements, rdma} ->|  builds the machine in the same shape, opens the
-//     disks |  <------- Accept {rdma} | Refuse {why}| | Begin {transport, why} -------------> |
-//     both ends now use that Channel | Register {extents} -----------------> |  RDMA only, whenever
-//     new extents of RAM hold data |  <---------------- Registered {rkeys} | | pages
-//     ==============================> |  rounds: RDMA WRITE, or Pages and Zero frames |   (guest
-//     paused, disks unlocked)      | | last pages, State ==================> |  restores the state,
-//     locks the disks |  <-------------- Ready | Refuse {why} |  until here any failure leaves the
-//     guest at the source | Commit -----------------------------> |  from here the source never
-//     runs it on its own |  <------------------- Running {cost}  |
+// clang-format off
+//   source                                        destination
+//     | Preamble  ------------------------------->  |
+//     |  <-------------------------------- Preamble |
+//     | Hello {machine, requirements, rdma} ----->  |  builds the machine in the same shape,
+//     |                                             |  opens the disks
+//     |  <---------- Accept {rdma} or Refuse {why}  |
+//     | Begin {transport} ----------------------->  |  both ends now use that Channel
+//     | Register {extents} ---------------------->  |  RDMA only, whenever new extents hold data
+//     |  <----------------------- Registered {rkeys}|
+//     | pages ===================================>  |  rounds: RDMA WRITE, or Pages and Zero frames
+//     |   (guest paused, disks unlocked)            |
+//     | last pages, State =======================>  |  restores the state, locks the disks
+//     |  <------------------ Ready or Refuse {why}  |
+//     |     until here any failure leaves the guest at the source
+//     | Commit ---------------------------------->  |  from here the source never runs it by itself
+//     |  <------------------------- Running {cost}  |
+// clang-format on
 //
 // Either end sends Ping while it waits, so that unacknowledged bytes betray a cut link to
 // TCP_USER_TIMEOUT; Pings are dropped by the receiver. A source that gives up before Commit sends
-// Abort {why}.
+// Abort {why}; a destination that cannot go on sends Refuse {why} at any time before Running, and
+// the source heeds it also while it sends pages.
 //
-// Structured payloads are JSON of at most kMaxJson bytes; integers on the wire are little-endian
-// (x86-64 only).
+// Structured payloads are JSON of at most kMaxJson bytes and kMaxJsonDepth levels; integers on the
+// wire are little-endian (x86-64 only).
 #pragma once
 
 #include <cstddef>
@@ -74,6 +81,7 @@ struct FrameHeader {
 static_assert(sizeof(FrameHeader) == 24);
 
 constexpr std::uint64_t kMaxJson = 1 << 20;
+constexpr int kMaxJsonDepth = 8;
 constexpr std::uint64_t kMaxState = 64 << 20;
 constexpr std::uint64_t kMaxRangesInFrame = 512;
 constexpr std::uint64_t kMaxFramePages = 4096;  // 16 MiB of pages in one Pages frame

@@ -63,6 +63,49 @@ TEST(Protocol, AnRdmaAddressOutOfRangeIsRefused) {
   }
 }
 
+/// `good` with the value of `"name":` replaced.
+std::string with(const std::string& good, const std::string& name, const std::string& value) {
+  const std::size_t at = good.find("\"" + name + "\":") + name.size() + 3;
+  return good.substr(0, at) + value + good.substr(good.find_first_of(",}", at));
+}
+
+TEST(Protocol, NumbersThatDoNotFitTheirFieldAreRefused) {
+  const std::string good = encode(hello());
+  EXPECT_EQ(decode_hello(bytes(with(good, "cpus", "3"))).machine.cpus, 3u);
+  for (const char* name : {"cpus", "memory_bytes", "data_bytes", "qp", "psn", "lid", "mtu"}) {
+    for (const char* value : {"-1", "1.5", "1e300", "18446744073709551616", "\"1\"", "null"}) {
+      EXPECT_THROW(decode_hello(bytes(with(good, name, value))), ChannelError) << name << value;
+    }
+  }
+  EXPECT_THROW(decode_hello(bytes(with(good, "cpus", "4294967296"))), ChannelError);
+  EXPECT_THROW(decode_hello(bytes(with(good, "lid", "65536"))), ChannelError);
+  EXPECT_THROW(decode_hello(bytes(with(good, "qp", "16777216"))), ChannelError);
+  EXPECT_THROW(decode_hello(bytes(with(good, "gid", "[256"))), ChannelError);
+  EXPECT_THROW(decode_running(bytes(R"({"resume_ms":-1,"cpu_ms":0})")), ChannelError);
+}
+
+TEST(Protocol, TextsHaveBoundsAndNoNul) {
+  for (const auto& spoil : std::vector<std::function<void(Hello&)>>{
+           [](Hello& h) { h.machine.name = std::string(65, 'a'); },
+           [](Hello& h) { h.machine.kernel = std::string(4097, 'a'); },
+           [](Hello& h) { h.machine.command_line = std::string(65537, 'a'); },
+           [](Hello& h) { h.machine.disks[0].path = std::string("/a\0b", 4); }}) {
+    Hello bad = hello();
+    spoil(bad);
+    EXPECT_THROW(decode_hello(bytes(encode(bad))), ChannelError);
+  }
+}
+
+TEST(Protocol, JsonNestedTooDeepIsRefusedAtOnce) {
+  const std::string deep(kMaxJson, '[');
+  try {
+    decode_hello(bytes(deep));
+    FAIL();
+  } catch (const ChannelError& error) {
+    EXPECT_STREQ(error.what(), "the peer's JSON is nested too deep");
+  }
+}
+
 TEST(Protocol, PageRangesMustLieInsideRamInOrder) {
   const auto decode = [](const std::vector<PageRange>& ranges) {
     return decode_ranges(std::as_bytes(std::span(ranges)), 100, 4);
