@@ -111,7 +111,9 @@ void RdmaChannel::register_for_peer(const FrameHeader& header) {
 void RdmaChannel::take_registered() {
   const FrameHeader header = wire_.receive_header(-1);
   const auto payload = wire_.receive_payload(header);
-  if (header.kind == MessageKind::kRefuse) throw ChannelError(decode_reason(payload));
+  if (header.kind == MessageKind::kRefuse) {
+    throw ChannelError("the destination refused: " + decode_reason(payload));
+  }
   const std::size_t count = payload.size() / sizeof(RemoteExtent);
   if (header.kind != MessageKind::kRegistered || payload.size() % sizeof(RemoteExtent) != 0 ||
       count > requested_.size()) {
@@ -167,6 +169,7 @@ bool RdmaChannel::post_some() {
 // completion.
 void RdmaChannel::pump(std::uint64_t pages_left, bool drain) {
   for (;;) {
+    wire_.heed_peer();
     while (!requested_.empty() && wire_.readable()) take_registered();
     outstanding_ -= endpoint_->reap_sends();
     if (post_some()) continue;

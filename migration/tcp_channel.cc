@@ -22,6 +22,7 @@ void TcpChannel::write(std::span<const PageRange> ranges) {
   };
   const auto end = [&] {
     if (table.empty()) return;
+    wire_.heed_peer();
     count = table.size();
     parts[1] = {&count, sizeof count};
     parts[2] = {table.data(), table.size() * sizeof(PageRange)};

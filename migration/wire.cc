@@ -123,9 +123,17 @@ void Wire::greet() {
 }
 
 void Wire::wait(short events) {
+  const int slice_ms = static_cast<int>(kPingEvery.count());
   for (;;) {
     std::array<pollfd, 2> polls{{{fd(), events, 0}, {interrupt_.fd(), POLLIN, 0}}};
-    const int ready = ::poll(polls.data(), polls.size(), left_ms(deadline_));
+    const int left = left_ms(deadline_);
+    // A peer that cannot get rid of its Pings may be what keeps us from sending.
+    const bool sliced = events == POLLOUT && (left < 0 || left > slice_ms);
+    const int ready = ::poll(polls.data(), polls.size(), sliced ? slice_ms : left);
+    if (ready == 0 && sliced) {
+      heed_peer();
+      continue;
+    }
     if (ready < 0 && errno != EINTR) sys::throw_errno("poll");
     if (polls[1].revents != 0 && ready > 0) throw ChannelError("interrupted");
     if (ready > 0) return;
@@ -152,7 +160,7 @@ void Wire::send_parts(FrameHeader header, std::span<iovec> parts) {
     message.msg_iovlen = std::min<std::size_t>(parts.size(), IOV_MAX);
     const ssize_t sent = ::sendmsg(fd(), &message, MSG_NOSIGNAL);
     if (sent < 0) {
-      if (errno != EAGAIN && errno != EINTR) fail_errno("send to the peer");
+      if (errno != EAGAIN && errno != EINTR) fail_send();
       wait(POLLOUT);
       continue;
     }
@@ -184,7 +192,7 @@ bool Wire::wait_for(int fd_to_watch, int timeout_ms) {
     if (ready > 0) {
       if (polls[1].revents != 0) throw ChannelError("interrupted");
       if (polls[0].revents != 0) return true;
-      throw ChannelError("the peer closed the connection");
+      require_peer();
     }
     if (deadline_ && Clock::now() >= *deadline_)
       throw ChannelError("timed out waiting for the peer");
@@ -192,16 +200,59 @@ bool Wire::wait_for(int fd_to_watch, int timeout_ms) {
   }
 }
 
+// What the peer said last tells more than that it has gone.
+void Wire::fail_send() {
+  const int error = errno;
+  heed_peer();
+  errno = error;
+  fail_errno("send to the peer");
+}
+
+void Wire::heed_peer() {
+  while (!early_ && readable()) {
+    // To its end: a torn header left unread would hold a whole segment in the receive buffer, and
+    // with it the peer.
+    FrameHeader header;
+    std::byte probe{};
+    if (::recv(fd(), &probe, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) return;
+    receive_exactly(std::as_writable_bytes(std::span(&header, 1)));
+    const bool gave_up = header.kind == MessageKind::kRefuse || header.kind == MessageKind::kAbort;
+    const bool sound =
+        header.magic == FrameHeader::kMagic && header.length <= max_payload(header.kind);
+    if (sound && header.kind == MessageKind::kPing) continue;
+    if (!sound || !gave_up) {
+      early_ = header;
+      return;
+    }
+    const std::string why = decode_reason(receive_payload(header));
+    throw ChannelError((header.kind == MessageKind::kRefuse ? "the destination refused: "
+                                                            : "the source gave up: ") +
+                       why);
+  }
+}
+
+void Wire::require_peer() {
+  heed_peer();
+  pollfd poll{fd(), POLLRDHUP, 0};
+  if (::poll(&poll, 1, 0) == 1) throw ChannelError("the peer closed the connection");
+}
+
 bool Wire::readable() const {
+  if (early_) return true;
   pollfd poll{fd(), POLLIN, 0};
   return ::poll(&poll, 1, 0) == 1;
 }
 
 FrameHeader Wire::receive_header(int timeout_ms) {
   for (;;) {
-    if (!wait_for(fd(), timeout_ms)) throw ChannelError("the peer did not answer in time");
     FrameHeader header;
-    receive_exactly(std::as_writable_bytes(std::span(&header, 1)));
+    if (early_) {
+      header = *early_;
+      early_.reset();
+    } else {
+      if (!wait_for(fd(), timeout_ms)) throw ChannelError("the peer did not answer in time");
+      receive_exactly(std::as_writable_bytes(std::span(&header, 1)));
+    }
     if (header.magic != FrameHeader::kMagic)
       throw ChannelError("the peer broke the framing of the protocol");
     if (header.length > max_payload(header.kind)) {

@@ -55,6 +55,14 @@ class Wire {
   std::vector<std::byte> receive_payload(const FrameHeader& header);
   bool readable() const;
 
+  /// For the end that sends pages and expects no answer meanwhile: drops the Pings that came
+  /// (unread they would fill the peer's send buffer and stop it) and throws with the reason if the
+  /// peer has given up. Anything else is left for receive_header(). Never waits for a frame to
+  /// begin.
+  void heed_peer();
+  /// heed_peer(), and throws if the peer has closed its end.
+  void require_peer();
+
   /// Waits until `fd` is readable, at most `timeout_ms`; true if it is. Fails like everything else
   /// when the connection breaks meanwhile; so it may stand for "wait for the peer's RDMA".
   bool wait_for(int fd, int timeout_ms);
@@ -64,10 +72,12 @@ class Wire {
 
  private:
   void wait(short events);
+  [[noreturn]] void fail_send();
   void ping_if_due();
 
   sys::UniqueFd socket_;
   sys::EventFd interrupt_;
+  std::optional<FrameHeader> early_;  // read by heed_peer(), for receive_header()
   std::optional<Clock::time_point> deadline_;
   Clock::time_point last_sent_ = Clock::now();
   std::uint64_t bytes_sent_ = 0;

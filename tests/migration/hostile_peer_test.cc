@@ -117,6 +117,57 @@ TEST(HostilePeer, ADestinationMayNotSendPages) {
   EXPECT_EQ(memory.page_bytes({0, 1})[0], std::byte{0});
 }
 
+/// A source that sends pages to `peer`, which a test plays, until it fails; and what it said then.
+std::string source_says(const sys::UniqueFd& peer, sys::UniqueFd ours) {
+  auto draining = std::async(std::launch::async, [&] {
+    std::vector<char> sink(1 << 16);
+    while (::recv(peer.get(), sink.data(), sink.size(), 0) > 0) {
+    }
+  });
+  GuestMemory memory(kPages * kPageSize);
+  std::string why;
+  {
+    Wire wire(std::move(ours));
+    TcpChannel channel(wire, memory, Role::kSource);
+    const PageRange all{0, kPages};
+    try {
+      for (;;) channel.write({&all, 1});
+    } catch (const ChannelError& error) {
+      why = error.what();
+    }
+  }
+  draining.get();
+  return why;
+}
+
+TEST(HostilePeer, ADestinationThatGivesUpIsHeardWhileItGetsPages) {
+  auto [peer, ours] = testing::tcp_pair();
+  const std::string why = encode_reason("no room");
+  const std::string bytes = frame(MessageKind::kRefuse, why.size(), why);
+  send_raw(peer, bytes.data(), bytes.size());
+  EXPECT_EQ(source_says(peer, std::move(ours)), "the destination refused: no room");
+}
+
+// As of a long move: the source has nothing to receive, but the Pings must not pile up.
+TEST(HostilePeer, PingsWithoutEndDoNotStopTheirSender) {
+  auto [peer, ours] = testing::tcp_pair();
+  const int small = 32768;
+  ::setsockopt(peer.get(), SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+  timeval patience{15, 0};
+  ::setsockopt(peer.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  auto pinging = std::async(std::launch::async, [&] {
+    std::string bytes;
+    for (int i = 0; i < 1000; ++i) bytes += frame(MessageKind::kPing, 0);
+    for (int i = 0; i < 40; ++i) send_raw(peer, bytes.data(), bytes.size());
+    const std::string why = encode_reason("enough");
+    bytes = frame(MessageKind::kRefuse, why.size(), why);
+    send_raw(peer, bytes.data(), bytes.size());
+    ::shutdown(peer.get(), SHUT_WR);
+  });
+  EXPECT_EQ(source_says(peer, std::move(ours)), "the destination refused: enough");
+  pinging.get();
+}
+
 /// What a destination throws to a peer that opens with these bytes, and then ends.
 std::string destination_says(const std::string& bytes) {
   auto [peer, ours] = testing::tcp_pair();
