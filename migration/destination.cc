@@ -38,9 +38,12 @@ std::unique_ptr<vmm::Machine> Destination::run() {
     prepare();
     take_guest();
   } catch (const std::exception& error) {
+    // The guest may have run for a moment: no word, so that the source does not run it as well.
+    if (resuming_) throw;
     try {
+      if (machine_) machine_->unlock_disks();  // before the source takes its locks again
       wire_.send_json(MessageKind::kRefuse, encode_reason(error.what()));
-    } catch (const ChannelError&) {
+    } catch (const std::exception&) {
       // It is gone: nobody to tell.
     }
     throw;
@@ -120,6 +123,7 @@ void Destination::take_guest() {
   }
   const auto start = std::chrono::steady_clock::now();
   channel_->seal();
+  resuming_ = true;
   machine_->resume();
   Running running;
   running.resume_ms =

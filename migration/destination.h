@@ -48,6 +48,7 @@ class Destination {
   std::unique_ptr<Channel> channel_;
   std::string transport_;
   double cpu_before_ms_ = 0;
+  bool resuming_ = false;
 };
 
 }  // namespace godwit::migration

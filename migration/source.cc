@@ -286,18 +286,32 @@ void Source::switch_over() {
   report_.state_ms = save_ms + ms_since(ready_start);
 
   const auto commit_start = Clock::now();
+  commit();
+  const Running running = decode_running(expect(MessageKind::kRunning, kRunningTimeoutMs).payload);
+  report_.resume_ms = ms_since(commit_start);
+  report_.downtime_ms = ms_since(pause_start);
+  report_.cpu_destination_ms = running.cpu_ms;
+}
+
+// The point of no return. A peer that is seen to be gone, or a Commit of which not even a whole
+// header was handed to the kernel, cannot have started the guest: those still roll back.
+void Source::commit() {
+  wire_->require_peer();
   {
     const std::lock_guard lock(mutex_);  // cancel() comes before this, or too late
     stop_if_cancelled();
     committed_ = true;
     progress_.phase = "committed";
   }
+  const std::uint64_t before = wire_->bytes_sent();
+  try {
+    channel_->send(MessageKind::kCommit, {});
+  } catch (const std::exception&) {
+    const std::lock_guard lock(mutex_);
+    committed_ = wire_->bytes_sent() - before >= sizeof(FrameHeader);
+    throw;
+  }
   wire_->set_deadline(std::nullopt);
-  channel_->send(MessageKind::kCommit, {});
-  const Running running = decode_running(expect(MessageKind::kRunning, kRunningTimeoutMs).payload);
-  report_.resume_ms = ms_since(commit_start);
-  report_.downtime_ms = ms_since(pause_start);
-  report_.cpu_destination_ms = running.cpu_ms;
 }
 
 Message Source::expect(MessageKind kind, int timeout_ms) {
@@ -309,6 +323,9 @@ Message Source::expect(MessageKind kind, int timeout_ms) {
     message = {header.kind, wire_->receive_payload(header)};
   }
   if (message.kind == MessageKind::kRefuse) {
+    // Even after Commit: it says so only if it has not let the guest run.
+    const std::lock_guard lock(mutex_);
+    committed_ = false;
     throw ChannelError("the destination refused: " + decode_reason(message.payload));
   }
   if (message.kind != kind) {

@@ -60,6 +60,7 @@ class Source {
   void send_chunk(std::span<const memory::PageRange> ranges);
   void pace(std::uint64_t bytes);
   void switch_over();
+  void commit();
   Message expect(MessageKind kind, int timeout_ms);
   void roll_back() noexcept;
   void stop_if_cancelled() const;

@@ -1,6 +1,7 @@
 // Whole moves of a real guest between two machines of this process. Built twice: by TCP on
 // loopback, and (GODWIT_MOVE_BY_RDMA) by RDMA over the interface that GODWIT_RDMA_ADDRESS names.
 #include <gtest/gtest.h>
+#include <netinet/tcp.h>
 
 #include <chrono>
 #include <cstdlib>
@@ -161,6 +162,80 @@ TEST(Move, ADestinationThatCannotTakeTheGuestLeavesItRunning) {
   EXPECT_TRUE(console.wait_for("tick ", console.text().size()));
 }
 
+#ifndef GODWIT_MOVE_BY_RDMA
+/// A destination of the test's own making: takes everything up to State, then `finish` it.
+Source::End move_to(vmm::Machine& machine, Report& report,
+                    const std::function<void(Wire&)>& finish) {
+  auto [listener, name] = testing::listen_on(address());
+  auto arriving = std::async(std::launch::async, [&, &from = listener] {
+    Wire wire(testing::accept_from(from));
+    wire.greet();
+    wire.receive_payload(wire.receive_header(5000));
+    wire.send_json(MessageKind::kAccept, encode(Accept{}));
+    for (FrameHeader header; header.kind != MessageKind::kState;) {
+      header = wire.receive_header(5000);
+      wire.receive_payload(header);
+    }
+    finish(wire);
+  });
+  Source source(machine, {.to = name, .transport = kTransport});
+  const Source::End end = source.run();
+  report = source.report();
+  arriving.get();
+  return end;
+}
+
+class HalfMove : public ::testing::Test {
+ protected:
+  HalfMove() {
+    machine_.boot();
+    machine_.resume();
+    EXPECT_TRUE(console_.wait_for("tick "));
+  }
+  void expect_it_goes_on() {
+    EXPECT_TRUE(machine_.running());
+    EXPECT_TRUE(console_.wait_for("tick ", console_.text().size()));
+  }
+  Console console_;
+  vmm::Machine machine_{pattern_guest(1), console_.sink()};
+  Report report_;
+};
+
+TEST_F(HalfMove, ADestinationThatEndsOnceItIsReadyCannotHaveTheGuest) {
+  const auto end = move_to(machine_, report_, [](Wire& wire) {
+    // Ready and the end of the stream in one segment: the source sees both before it commits.
+    const int on = 1;
+    ::setsockopt(wire.fd(), IPPROTO_TCP, TCP_CORK, &on, sizeof on);
+    wire.send({.kind = MessageKind::kReady});
+    ::shutdown(wire.fd(), SHUT_WR);
+  });
+  EXPECT_EQ(end, Source::End::kHere) << report_.reason;
+  EXPECT_EQ(report_.status, "failed");
+  expect_it_goes_on();
+}
+
+TEST_F(HalfMove, ADestinationThatRefusesAfterCommitSaysThatItDoesNotHaveTheGuest) {
+  const auto end = move_to(machine_, report_, [](Wire& wire) {
+    wire.send({.kind = MessageKind::kReady});
+    EXPECT_EQ(wire.receive_header(5000).kind, MessageKind::kCommit);
+    wire.send_json(MessageKind::kRefuse, encode_reason("the clock is on fire"));
+  });
+  EXPECT_EQ(end, Source::End::kHere);
+  EXPECT_EQ(report_.reason, "the destination refused: the clock is on fire");
+  expect_it_goes_on();
+}
+
+TEST_F(HalfMove, ADestinationThatEndsAfterCommitLeavesTheGuestInDoubtAndPaused) {
+  const auto end = move_to(machine_, report_, [](Wire& wire) {
+    wire.send({.kind = MessageKind::kReady});
+    EXPECT_EQ(wire.receive_header(5000).kind, MessageKind::kCommit);
+  });
+  EXPECT_EQ(end, Source::End::kInDoubt);
+  EXPECT_EQ(report_.status, "in-doubt");
+  EXPECT_FALSE(machine_.running());
+}
+#endif
+
 TEST(Move, AGuestThatCannotConvergeStaysAndSaysWhy) {
   Console console;
   vmm::Machine machine(pattern_guest(1), console.sink());
@@ -168,7 +243,7 @@ TEST(Move, AGuestThatCannotConvergeStaysAndSaysWhy) {
   machine.resume();
   ASSERT_TRUE(console.wait_for("tick "));
   SourceOptions options;
-  options.max_bandwidth = 50'000'000;
+  options.max_bandwidth = 10'000'000;  // a round lasts long enough for any guest to write
   options.downtime_limit_ms = 1;
   options.timeout_ms = 2000;
   const Moved moved = move(machine, console.sink(), options);
