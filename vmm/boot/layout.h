@@ -4,13 +4,12 @@
 //
 //   guest-physical address      what
 //   0x0000_0000 - 0x0009_fbff   low RAM: boot structures below, free otherwise
-//   0x0009_fc00 - 0x000f_ffff   reserved in the E820 map; ACPI tables at 0xe_0000
-//   0x0010_0000 - 0xbfff_ffff   RAM: kernel from 16 MiB (or where it was linked), initrd at the top
-//   0xc000_0000 - 0xfebf_ffff   PCI memory window (BARs)
-//   0xfec0_0000                 I/O APIC            } in the kernel
-//   0xfee0_0000                 local APICs         }
-//   0xfffb_c000 - 0xfffb_ffff   KVM's own pages (Intel real mode)
-//   0x1_0000_0000 -             RAM above 3 GiB goes on here
+//   0x0009_fc00 - 0x000f_ffff   reserved in the E820 map; ACPI tables at 0xe_0000, a reset vector
+//   at its end 0x0010_0000 - 0xbfff_ffff   RAM: kernel from 16 MiB (or where it was linked), initrd
+//   at the top 0xc000_0000 - 0xfebf_ffff   PCI memory window (BARs) 0xfec0_0000                 I/O
+//   APIC            } in the kernel 0xfee0_0000                 local APICs         } 0xfffb_c000 -
+//   0xfffb_ffff   KVM's own pages (Intel real mode) 0x1_0000_0000 -             RAM above 3 GiB
+//   goes on here
 #pragma once
 
 #include <cstdint>
@@ -36,6 +35,9 @@ constexpr std::uint64_t kCommandLineMax = 0x1'0000;  // with the terminating zer
 constexpr std::uint64_t kLowMemoryEnd = 0x9'fc00;    // where PC firmware keeps its EBDA
 constexpr std::uint64_t kAcpiTables = 0xe'0000;      // RSDP first: operating systems scan from here
 constexpr std::uint64_t kAcpiTablesEnd = 0x10'0000;
+/// Where a PC's firmware begins after a reset. Linux goes there in real mode to restart a machine
+/// with reduced ACPI hardware and no EFI, instead of trying ACPI's reset register.
+constexpr std::uint64_t kResetVector = 0xf'fff0;
 constexpr std::uint64_t kHighMemoryStart = kMiB;
 
 // -- memory-mapped devices

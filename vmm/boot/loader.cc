@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 
@@ -92,6 +93,21 @@ void write_command_line(const std::string& line, const LoadedKernel& kernel,
   memory.write(kCommandLine, std::as_bytes(std::span(line.c_str(), line.size() + 1)));
 }
 
+/// The whole of our firmware: writes ACPI's reset register, from real mode.
+void write_reset_vector(memory::GuestMemory& memory) {
+  constexpr auto byte = [](unsigned value) { return static_cast<std::byte>(value); };
+  const std::array<std::byte, 9> code = {byte(0xba),
+                                         byte(kResetPort & 0xff),
+                                         byte(kResetPort >> 8),  // mov dx, kResetPort
+                                         byte(0xb0),
+                                         byte(kResetValue),  // mov al, kResetValue
+                                         byte(0xee),         // out dx, al
+                                         byte(0xf4),
+                                         byte(0xeb),
+                                         byte(0xfd)};  // hlt; jmp to it
+  memory.write(kResetVector, code);
+}
+
 /// Runs `action`, naming the file in what it throws.
 template <typename Action>
 auto naming(const char* what, const std::string& path, Action action) {
@@ -131,6 +147,7 @@ Entry load(const vmm::MachineConfig& config, memory::GuestMemory& memory) {
       naming("initrd", config.initrd, [&] { return load_initrd(config.initrd, kernel, memory); });
   write_command_line(config.command_line, kernel, memory);
   const std::uint64_t rsdp = write_acpi_tables(config.cpus, memory);
+  write_reset_vector(memory);
 
   Entry entry;
   entry.mode = kernel.mode;
