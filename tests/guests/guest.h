@@ -1,6 +1,6 @@
 // What our guests stand on: a console, time, sleep, ACPI, the command line. Freestanding, general
-// registers only, one or two vCPUs. Where KVM emulates, an instruction takes 0.5 us and a word of a string
-// instruction 0.9 us.
+// registers only, one or two vCPUs. Where KVM emulates, an instruction takes 0.5 us and a word of a
+// string instruction 0.9 us.
 #pragma once
 
 #include <concepts>
@@ -82,8 +82,8 @@ class Clock {
   Clock();
   std::uint64_t now_ns();
   bool is_kvmclock() const { return kvmclock_; }
-  /// Where the host's TSC is not stable (an emulated one), kvmclock jitters and its readers must clamp it:
-  /// KVM's Documentation/virt/kvm/x86/msr.rst, flag bit 0 of the page.
+  /// Where the host's TSC is not stable (an emulated one), kvmclock jitters and its readers must
+  /// clamp it: KVM's Documentation/virt/kvm/x86/msr.rst, flag bit 0 of the page.
   bool is_stable() const { return kvmclock_ && (page_.flags & 1) != 0; }
 
  private:

@@ -1,5 +1,5 @@
-// A guest that does nothing but sleep: HLT until its timer fires, a tick, and again. What is typed is
-// said back. Parameter: tick=MS.
+// A guest that does nothing but sleep: HLT until its timer fires, a tick, and again. What is typed
+// is said back. Parameter: tick=MS.
 #include "guest.h"
 
 namespace guest {

@@ -205,7 +205,7 @@ bool start_second_cpu(void (*entry)()) {
     apic_write(kApicCommandLow, command);
     sleep_ns(10'000'000);
   };
-  send(0xc500);                            // INIT, level, assert
+  send(0xc500);                           // INIT, level, assert
   send(0x4600 | GUEST_TRAMPOLINE >> 12);  // start-up
   for (int i = 0; i < 200 && !second_cpu_runs; ++i) sleep_ns(10'000'000);
   return second_cpu_runs;

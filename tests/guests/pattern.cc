@@ -1,8 +1,9 @@
-// A guest whose memory proves itself: every 64-bit word of a page holds the page's number and the visit
-// that wrote it. For ever, each page is visited in turn: what the last visit wrote is verified, and one
-// word in 128 is verified and rewritten (filling whole pages by emulated instructions takes a millisecond
-// each). A page that a move lost, tore, mixed up or left behind is a line "CORRUPT ...". One or two
-// vCPUs, half of the memory each. Memory is zero before its first visit.
+// A guest whose memory proves itself: every 64-bit word of a page holds the page's number and the
+// visit that wrote it. For ever, each page is visited in turn: what the last visit wrote is
+// verified, and one word in 128 is verified and rewritten (filling whole pages by emulated
+// instructions takes a millisecond each). A page that a move lost, tore, mixed up or left behind is
+// a line "CORRUPT ...". One or two vCPUs, half of the memory each. Memory is zero before its first
+// visit.
 //
 // Parameters: mib=N memory to use, base=N MiB where it starts, cpus=1|2, tick=MS between lines
 // "tick SEQ ...", rate=MiB/s dirtied by each vCPU (0: as fast as it goes), verify=0 to write only.
@@ -22,7 +23,8 @@ constexpr unsigned kChunk = 16;           // pages between two looks at the cloc
 constexpr unsigned kSweep = 4;            // of them verified to the last word
 constexpr std::uint64_t kPoll = 10 * kMs;
 constexpr unsigned kMaxComplaints = 10;
-constexpr std::uint64_t kJitter = 20 * kMs;  // of a clock that is not stable; a move that forgets the clock is far more
+constexpr std::uint64_t kJitter =
+    20 * kMs;  // of a clock that is not stable; a move that forgets the clock is far more
 
 /// One vCPU's share of the memory.
 class Worker {
@@ -76,7 +78,8 @@ class Worker {
     const std::uint64_t* const words = at(page) + stripe;
 #pragma GCC unroll 4
     for (unsigned i = 0; i < kPageWords; i += kStripes) {
-      if (words[i] != expected) [[unlikely]] return complain(page, stripe + i, words[i], expected);
+      if (words[i] != expected) [[unlikely]]
+        return complain(page, stripe + i, words[i], expected);
     }
   }
 
@@ -88,14 +91,15 @@ class Worker {
     if (++swept_ == end_) print("verified pages=", end_ - first_, " visits=", visits_);
   }
 
-  void complain(std::uint64_t page, std::uint64_t word, std::uint64_t found, std::uint64_t expected) {
+  void complain(std::uint64_t page, std::uint64_t word, std::uint64_t found,
+                std::uint64_t expected) {
     if (++complaints_ > kMaxComplaints) return;
     print("CORRUPT page ", page, " word ", word, " is ", Hex{found}, " not ", Hex{expected});
   }
 
   std::uint64_t first_, end_, next_;
-  std::uint64_t visits_ = 0;  // of each page from next_ on; those before it had one more
-  std::uint64_t done_ = 0;    // pages visited
+  std::uint64_t visits_ = 0;    // of each page from next_ on; those before it had one more
+  std::uint64_t done_ = 0;      // pages visited
   std::uint64_t swept_ = end_;  // every word before this one was verified
   bool verify_;
   bool verify_all_ = false;
@@ -106,8 +110,8 @@ class Worker {
 class Pace {
  public:
   explicit Pace(std::uint64_t mib_per_second)
-      : chunk_ns_(mib_per_second == 0 ? 0
-                                      : kChunk * kPageSize * 1'000 * kMs / (mib_per_second * kMiB)) {}
+      : chunk_ns_(
+            mib_per_second == 0 ? 0 : kChunk * kPageSize * 1'000 * kMs / (mib_per_second * kMiB)) {}
 
   bool due(std::uint64_t now) {
     if (now < due_) return false;
@@ -160,11 +164,16 @@ void take(int c) {
       first_worker->ask_to_verify();
       if (second_worker != nullptr) second_worker->ask_to_verify();
       break;
-    case 'q': power_off();
-    case 'r': reset();
-    case 't': triple_fault();
-    case 's': halt();
-    default: print("typed ", static_cast<char>(c));
+    case 'q':
+      power_off();
+    case 'r':
+      reset();
+    case 't':
+      triple_fault();
+    case 's':
+      halt();
+    default:
+      print("typed ", static_cast<char>(c));
   }
 }
 
@@ -189,7 +198,8 @@ void run_first(std::uint64_t tick_ns) {
     const std::uint64_t now = watch.now();
     if (now >= tick_due) {
       print("tick ", sequence++, " t=", now / kMs, " gap_us=", watch.take_gap() / 1000,
-            " pages=", first_worker->done(), ",", second_worker != nullptr ? second_worker->done() : 0);
+            " pages=", first_worker->done(), ",",
+            second_worker != nullptr ? second_worker->done() : 0);
       tick_due = now + tick_ns;
     }
     if (now >= poll_due) {

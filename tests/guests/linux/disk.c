@@ -1,5 +1,5 @@
-// Direct I/O that proves itself: blocks of full-word patterns, each with its number and a generation,
-// are written, flushed now and then, and others read back and compared.
+// Direct I/O that proves itself: blocks of full-word patterns, each with its number and a
+// generation, are written, flushed now and then, and others read back and compared.
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -41,8 +41,8 @@ static void check_block(unsigned long block) {
   }
   for (unsigned i = 0; i < kBlockWords; ++i) {
     if (buffer[i] == value_of(block, i)) continue;
-    corrupt("disk block %lu word %u is %016llx not %016llx", block, i, (unsigned long long)buffer[i],
-            (unsigned long long)value_of(block, i));
+    corrupt("disk block %lu word %u is %016llx not %016llx", block, i,
+            (unsigned long long)buffer[i], (unsigned long long)value_of(block, i));
     return;
   }
 }

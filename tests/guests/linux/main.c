@@ -18,8 +18,8 @@ static void* tick(void* unused) {
     const unsigned long sequence = atomic_fetch_add(&tick_count, 1);
     const int64_t now = now_ns(CLOCK_MONOTONIC);
     say("tick %lu mono=%lld real=%lld gap_us=%lu back=%lu pages=%lu blocks=%lu", sequence,
-        (long long)now, (long long)now_ns(CLOCK_REALTIME), take_gap_us(), steps_back(), pages_done(),
-        blocks_done());
+        (long long)now, (long long)now_ns(CLOCK_REALTIME), take_gap_us(), steps_back(),
+        pages_done(), blocks_done());
     due = due + interval > now ? due + interval : now + interval;
     sleep_until(due);
   }
@@ -65,7 +65,8 @@ int main(void) {
   start_watching_clocks();
   struct utsname names;
   uname(&names);
-  say("ready mib=%lu workers=%u cpus=%ld kernel=%s disk=%s", mib, workers, cpus, names.release, disk);
+  say("ready mib=%lu workers=%u cpus=%ld kernel=%s disk=%s", mib, workers, cpus, names.release,
+      disk);
   const char* then = parameter("then", "");
   if (*then != 0) obey(then);
   start_thread(tick, NULL);

@@ -126,11 +126,26 @@ void end_system(int how) {
 // Words of the kernel's log that no healthy machine shows.
 static bool is_complaint(const char* line) {
   static const char* const words[] = {
-      "stall",          "lockup",        "Marking clocksource", "clocksource watchdog",
-      "hung_task",      "blocked for more than", "BUG:",        "WARNING:",
-      "Oops",           "Call Trace",    "unstable",            "I/O error",
-      "skew is too large", "timed out",  "nobody cared",        "time went backwards",
-      "Spurious",       "Machine check", "unchecked MSR",       "soft lockup",
+      "stall",
+      "lockup",
+      "Marking clocksource",
+      "clocksource watchdog",
+      "hung_task",
+      "blocked for more than",
+      "BUG:",
+      "WARNING:",
+      "Oops",
+      "Call Trace",
+      "unstable",
+      "I/O error",
+      "skew is too large",
+      "timed out",
+      "nobody cared",
+      "time went backwards",
+      "Spurious",
+      "Machine check",
+      "unchecked MSR",
+      "soft lockup",
   };
   for (size_t i = 0; i < sizeof words / sizeof *words; ++i) {
     if (strcasestr(line, words[i]) != NULL) return true;

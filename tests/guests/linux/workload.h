@@ -1,5 +1,5 @@
-// The program that Linux guests of the tests and the bench run as /init: memory, disk and clocks that
-// prove themselves, told on the serial console. The same under every hypervisor.
+// The program that Linux guests of the tests and the bench run as /init: memory, disk and clocks
+// that prove themselves, told on the serial console. The same under every hypervisor.
 //
 // Parameters, on the kernel's command line:
 //   mib=N         memory to fill and rewrite, default 64
@@ -12,8 +12,8 @@
 //
 // It prints
 //   ready mib=N workers=N cpus=N kernel=RELEASE disk=PATH
-//   tick SEQ mono=NS real=NS gap_us=N back=N pages=N blocks=N    gap: the longest since the last tick
-//   CORRUPT ...                                                  what should never be seen
+//   tick SEQ mono=NS real=NS gap_us=N back=N pages=N blocks=N    gap: the longest since the last
+//   tick CORRUPT ...                                                  what should never be seen
 // and takes lines:
 //   report        -> report ticks=N longest_gap_us=N back=N pages=N blocks=N corrupt=N
 //   gap           -> gap longest_us=N                            and forgets it
