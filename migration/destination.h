@@ -27,6 +27,11 @@ class Destination {
   /// `connection`: an accepted TCP connection.
   Destination(sys::UniqueFd connection, DestinationOptions options);
 
+  /// Loads the host's RDMA drivers, if it has RDMA devices: the first look at them may take a
+  /// second (it opens every provider's library), which the move then need not wait for. From any
+  /// thread.
+  static void warm_up() noexcept;
+
   /// Blocks until the guest runs here. Throws ChannelError when the peer gives up, goes, or breaks
   /// the protocol, and what Machine throws when the guest cannot be here; the peer has been told
   /// then.

@@ -145,6 +145,11 @@ T* usable(T* object, const char* verb) {
 
 }  // namespace
 
+void load_rdma_drivers() noexcept {
+  int count = 0;
+  if (ibv_device** devices = ibv_get_device_list(&count)) ibv_free_device_list(devices);
+}
+
 void require_memlock(std::uint64_t bytes) {
   rlimit limit{};
   if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0) fail("getrlimit");

@@ -32,6 +32,9 @@ using VerbsQueue = std::unique_ptr<ibv_cq, VerbsDeleter<ibv_cq, ibv_destroy_cq>>
 using VerbsPair = std::unique_ptr<ibv_qp, VerbsDeleter<ibv_qp, ibv_destroy_qp>>;
 using MemoryRegion = std::unique_ptr<ibv_mr, VerbsDeleter<ibv_mr, ibv_dereg_mr>>;
 
+/// What the first RdmaEndpoint of a process would otherwise do, and be slow at.
+void load_rdma_drivers() noexcept;
+
 /// Throws RdmaError with the remedy when RLIMIT_MEMLOCK does not let this process pin `bytes`.
 void require_memlock(std::uint64_t bytes);
 

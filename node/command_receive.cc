@@ -156,6 +156,7 @@ int receive_command(const Words& words) {
                                     }});
     try {
       const Listener listener = listen_on(where);
+      migration::Destination::warm_up();  // before a source is told to come
       fmt::print(stderr, "godwit: receive: listening on {}\n", listener.address());
       sys::UniqueFd connection = listener.accept(interruption.event());
       if (connection) reception.take(std::move(connection), interruption);
