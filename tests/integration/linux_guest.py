@@ -23,7 +23,7 @@ def kernel(version):
 COMMAND_LINE = "console=ttyS0 quiet loglevel=3 mitigations=off tsc=unstable"
 
 # An emulated TSC is not synchronised between CPUs: told at boot, nothing to do with Godwit.
-AT_BOOT = ("Marking TSC unstable due to TSCs unsynchronized", "Marking TSC unstable due to boot parameter",
+AT_BOOT = ("Marking TSC unstable due to TSCs unsynchronized", "Marking TSC unstable due to boot parameter", "ommand line: ",
            "Unstable clock detected", "TSC unstable")
 
 
