@@ -22,7 +22,7 @@ GuestView NodePolicy::guest_view(const World& world, GuestId id) const {
   view.most = guest.mips;
   view.memory = guest.ram;
   view.last_move = state.last_move;
-  view.recent_moves = static_cast<std::uint32_t>(state.heat + 0.5);
+  view.recent_moves = static_cast<std::uint32_t>(std::lround(state.heat));
   view.left = state.left;
   return view;
 }
