@@ -387,6 +387,17 @@ std::uint64_t Machine::vcpu_cpu_ns() const {
   return total;
 }
 
+Usage Machine::usage() const {
+  Usage total;
+  total.cpu_run_ns = vcpu_cpu_ns();
+  for (const auto& vcpu : parts_->vcpus) total.cpu_wait_ns += vcpu->wait_time_ns();
+  for (const auto& disk : parts_->disks) {
+    total.disk_read_bytes += disk->blk.read_bytes();
+    total.disk_write_bytes += disk->blk.written_bytes();
+  }
+  return total;
+}
+
 std::uint64_t Machine::first_instruction_ns() const { return parts_->vcpus[0]->first_entry_ns(); }
 
 }  // namespace godwit::vmm

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -26,6 +27,22 @@ struct End {
 
 /// Takes what the guest prints on its console. Called from vCPU threads.
 using ConsoleSink = std::function<void(std::span<const std::byte>)>;
+
+/// What a machine has used of its host so far; the figures only grow.
+struct Usage {
+  std::uint64_t cpu_run_ns = 0;   // vCPU threads on a CPU
+  std::uint64_t cpu_wait_ns = 0;  // vCPU threads runnable but waiting; 0 where that is not counted
+  std::uint64_t disk_read_bytes = 0;
+  std::uint64_t disk_write_bytes = 0;
+
+  Usage& operator+=(const Usage& other) {
+    cpu_run_ns += other.cpu_run_ns;
+    cpu_wait_ns += other.cpu_wait_ns;
+    disk_read_bytes += other.disk_read_bytes;
+    disk_write_bytes += other.disk_write_bytes;
+    return *this;
+  }
+};
 
 class Machine {
  public:
@@ -81,6 +98,8 @@ class Machine {
 
   /// CPU time the vCPU threads have used, nanoseconds.
   std::uint64_t vcpu_cpu_ns() const;
+  /// All vCPUs and disks, since this machine was built. Any thread; blocks on nothing.
+  Usage usage() const;
   /// CLOCK_MONOTONIC nanoseconds at the first entry into the guest; 0 before.
   std::uint64_t first_instruction_ns() const;
 

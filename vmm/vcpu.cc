@@ -3,10 +3,12 @@
 #include <fmt/core.h>
 #include <signal.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <exception>
 
 #include "vmm/exit.h"
+#include "vmm/sys/schedstat.h"
 
 namespace godwit::vmm {
 namespace {
@@ -92,7 +94,18 @@ std::uint64_t Vcpu::cpu_time_ns() const {
   return now_ns(clock);
 }
 
+std::uint64_t Vcpu::wait_time_ns() const {
+  const pid_t tid = tid_.load(std::memory_order_acquire);
+  const auto now = tid == 0 ? std::nullopt : sys::run_delay_ns(tid);
+  // A file that could not be opened just now (no descriptors left) is no step back.
+  std::uint64_t before = wait_time_ns_.load();
+  while (now && *now > before && !wait_time_ns_.compare_exchange_weak(before, *now)) {
+  }
+  return wait_time_ns_.load();
+}
+
 void Vcpu::thread_main() {
+  tid_.store(::gettid(), std::memory_order_release);
   ::pthread_setname_np(::pthread_self(), fmt::format("vcpu{}", index_).c_str());
   sigset_t all_but_kick;
   ::sigfillset(&all_but_kick);

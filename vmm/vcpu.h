@@ -4,6 +4,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <sys/types.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -56,7 +57,12 @@ class Vcpu {
   kvm::KvmVcpu& kvm() { return kvm_; }
   /// Makes the thread look at the control again soon. Any thread.
   void kick();
+  /// CPU time of the thread, nanoseconds: what schedstat's first figure says, but not only up to
+  /// the last timer tick. Any thread.
   std::uint64_t cpu_time_ns() const;
+  /// Nanoseconds the thread was runnable but waited for a CPU; 0 where the kernel does not count
+  /// that. Never steps back. Any thread.
+  std::uint64_t wait_time_ns() const;
   /// CLOCK_MONOTONIC at the first entry into the guest; 0 before.
   std::uint64_t first_entry_ns() const { return first_entry_ns_.load(std::memory_order_acquire); }
 
@@ -74,7 +80,9 @@ class Vcpu {
   RunControl& control_;
   Failure on_failure_;
   std::atomic<std::uint64_t> first_entry_ns_ = 0;
-  bool dead_ = false;  // of the thread: this guest cannot go on
+  std::atomic<pid_t> tid_ = 0;                           // 0 until the thread is there
+  mutable std::atomic<std::uint64_t> wait_time_ns_ = 0;  // the last answer
+  bool dead_ = false;                                    // of the thread: this guest cannot go on
   std::thread thread_;
 };
 

@@ -132,6 +132,26 @@ TEST(Machine, StandsStillWhilePaused) {
   EXPECT_EQ(machine.wait().kind, End::Kind::kPowerOff);
 }
 
+TEST(Machine, CountsWhatItsVcpusUse) {
+  const TemporaryFile kernel(testing::tiny_elf(testing::count_until_told()));
+  Machine machine(config_for(kernel.path(), 2), {});
+  machine.boot();
+  const Usage before = machine.usage();
+  machine.resume();
+  wait_for_count(machine, 0);
+  for (int i = 0; i < 5000 && machine.usage().cpu_run_ns < before.cpu_run_ns + 50'000'000; ++i) {
+    const Usage now = machine.usage();
+    std::this_thread::sleep_for(1ms);
+    EXPECT_GE(machine.usage().cpu_wait_ns, now.cpu_wait_ns);
+  }
+  EXPECT_GE(machine.usage().cpu_run_ns, before.cpu_run_ns + 50'000'000);
+  machine.pause();
+  const Usage paused = machine.usage();
+  std::this_thread::sleep_for(50ms);
+  EXPECT_LT(machine.usage().cpu_run_ns - paused.cpu_run_ns, 5'000'000u);
+  EXPECT_EQ(machine.usage().disk_read_bytes, 0u);
+}
+
 /// Copies RAM page by page, as a move does.
 void copy_memory(Machine& from, Machine& to) {
   for (const auto range : from.memory().populated({0, from.memory().pages()})) {

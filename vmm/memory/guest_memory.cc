@@ -4,6 +4,7 @@
 #include <linux/falloc.h>
 #include <linux/memfd.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -148,6 +149,22 @@ std::vector<PageRange> GuestMemory::populated(PageRange within) const {
     at = hole;
   }
   return runs;
+}
+
+std::uint64_t GuestMemory::populated_bytes() const {
+  struct stat info = {};
+  sys::check(::fstat(memfd_.get(), &info), "ask for the size of guest memory in use");
+  return static_cast<std::uint64_t>(info.st_blocks) * 512;  // stat(3type): always of 512 bytes
+}
+
+bool GuestMemory::peek(std::uint64_t page, std::span<std::byte> out) const {
+  if (page >= pages() || out.size() != kPageSize) return false;
+  unsigned char present = 0;
+  std::byte* const at = mapping_.data() + page * kPageSize;
+  if (::mincore(at, kPageSize, &present) != 0 || (present & 1) == 0) return false;
+  // Not through the mapping: there a hole punched meanwhile would be filled by our look at it.
+  return ::pread(memfd_.get(), out.data(), kPageSize, static_cast<off_t>(page * kPageSize)) ==
+         static_cast<ssize_t>(kPageSize);
 }
 
 void GuestMemory::punch_hole(PageRange range) {

@@ -86,6 +86,11 @@ class GuestMemory {
   /// Runs of pages inside `within` that hold data (SEEK_DATA), ascending; the rest are holes, that
   /// is zero and not populated.
   std::vector<PageRange> populated(PageRange within) const;
+  /// Bytes of RAM that are populated, by one fstat(2).
+  std::uint64_t populated_bytes() const;
+  /// Copies one page, kPageSize bytes, to `out`; false when it is not in memory (a hole, or swapped
+  /// out) or not in RAM. Populates nothing, whatever happens to the page meanwhile.
+  bool peek(std::uint64_t page, std::span<std::byte> out) const;
   /// Gives pages back to the host: they become holes and read as zero.
   void punch_hole(PageRange range);
 

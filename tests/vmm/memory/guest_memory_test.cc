@@ -61,6 +61,23 @@ TEST(GuestMemory, KeepsHolesAsHoles) {
   EXPECT_EQ(memory.load<std::uint8_t>(5 * kPageSize), 0);
 }
 
+TEST(GuestMemory, PeeksWithoutPopulating) {
+  GuestMemory memory(16 * kMiB);
+  std::vector<std::byte> page(kPageSize);
+  EXPECT_FALSE(memory.peek(5, page));
+  EXPECT_EQ(memory.populated_bytes(), 0u);
+  memory.store<std::uint8_t>(5 * kPageSize + 4095, 7);
+  EXPECT_TRUE(memory.peek(5, page));
+  EXPECT_EQ(page.back(), std::byte{7});
+  EXPECT_EQ(memory.populated_bytes(), kPageSize);
+  EXPECT_FALSE(memory.peek(4096, page));
+  EXPECT_FALSE(memory.peek(UINT64_MAX, page));
+  EXPECT_FALSE(memory.peek(5, std::span(page).first(8)));
+  memory.punch_hole({5, 1});
+  EXPECT_FALSE(memory.peek(5, page));
+  EXPECT_EQ(memory.populated_bytes(), 0u);
+}
+
 TEST(GuestMemory, RecordsItsOwnWritesOnlyWhileTracking) {
   GuestMemory memory(4 * kMiB);
   PageBitmap dirty(memory.pages());

@@ -51,6 +51,11 @@ class VirtioBlk final : public VirtioBackend {
   void save(vmm::StateWriter& writer) const override;
   void restore(vmm::StateReader& reader) override;
 
+  /// Bytes moved from and to the image since the device was made, not those of discards. Any
+  /// thread.
+  std::uint64_t read_bytes() const { return read_bytes_.load(std::memory_order_relaxed); }
+  std::uint64_t written_bytes() const { return written_bytes_.load(std::memory_order_relaxed); }
+
  private:
   // 5.2.4
   struct Config {
@@ -122,6 +127,8 @@ class VirtioBlk final : public VirtioBackend {
   std::vector<Request> requests_;
   std::vector<std::uint32_t> free_;  // indices of requests_
   bool broken_ = false;
+  std::atomic<std::uint64_t> read_bytes_ = 0;
+  std::atomic<std::uint64_t> written_bytes_ = 0;
   bool pushed_ = false;  // since the driver was last considered for an interrupt
 
   std::thread thread_;  // last: it uses all of the above

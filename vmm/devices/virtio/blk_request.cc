@@ -239,6 +239,7 @@ void VirtioBlk::completed(const IoCompletion& completion) {
       return;
     }
     request.done += moved;
+    (request.data_in ? read_bytes_ : written_bytes_).fetch_add(moved, std::memory_order_relaxed);
     if (request.done < operation.length) {
       operation.offset += moved;
       submit_rest(request, moved);

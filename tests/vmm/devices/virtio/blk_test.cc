@@ -48,6 +48,19 @@ TEST_P(VirtioBlkTest, WritesAndReadsBack) {
   EXPECT_GT(machine_.vectors.fired(0), 0);
 }
 
+TEST_P(VirtioBlkTest, CountsTheBytesItMoves) {
+  ASSERT_EQ(driver_.bring_up(), 15);
+  EXPECT_EQ(machine_.blk.read_bytes(), 0u);
+  EXPECT_EQ(machine_.blk.written_bytes(), 0u);
+  EXPECT_EQ(driver_.request(kBlkOut, 8, {{kData, 4096}}), kBlkOk);
+  EXPECT_EQ(driver_.request(kBlkIn, 8, {{kData, 1024, true}, {kData + 4096, 512, true}}), kBlkOk);
+  EXPECT_EQ(driver_.request(kBlkIn, kImageSectors, {{kData, 512, true}}), kBlkIoError);
+  EXPECT_EQ(driver_.request(kBlkFlush, 0, {}), kBlkOk);
+  EXPECT_EQ(driver_.request(kBlkGetId, 0, {{kData, 20, true}}), kBlkOk);
+  EXPECT_EQ(machine_.blk.read_bytes(), 1536u);
+  EXPECT_EQ(machine_.blk.written_bytes(), 4096u);
+}
+
 TEST_P(VirtioBlkTest, TakesAnyLayoutOfTheRequest) {
   ASSERT_EQ(driver_.bring_up(), 15);
   auto& memory = machine_.memory;
