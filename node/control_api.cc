@@ -125,8 +125,9 @@ ApiResponse resolve(GuestControl& guest, const ApiRequest& request) {
   return done();
 }
 
-constexpr std::array<Endpoint, 7> kEndpoints{{
+constexpr std::array<Endpoint, 8> kEndpoints{{
     {"GET", "/v1/status", [](GuestControl& g, const ApiRequest&) { return ok(g.status()); }},
+    {"GET", "/v1/load", [](GuestControl& g, const ApiRequest&) { return ok(g.load()); }},
     {"GET", "/v1/migration", [](GuestControl& g, const ApiRequest&) { return ok(g.migration()); }},
     {"DELETE", "/v1/migration", cancel},
     {"PUT", "/v1/pause", pause},

@@ -66,6 +66,8 @@ Outcome Guest::wait() {
       if (!outcome_ && end.kind == vmm::End::Kind::kStopped) outcome_ = Outcome{};
       if (outcome_) return *outcome_;
       state_ = State::kBooting;
+      earlier_usage_ += machine_->usage();
+      dirty_rate_.reset();
     }
     try {
       reboot();
@@ -76,7 +78,6 @@ Outcome Guest::wait() {
 }
 
 void Guest::reboot() {
-  earlier_cpu_ns_ += machine_->vcpu_cpu_ns();
   machine_.reset();  // its memory and its disks are needed by the next one
   machine_ = std::make_unique<vmm::Machine>(config_, sink(output_));
   boot();
@@ -152,7 +153,6 @@ json Guest::status() {
   for (const vmm::DiskConfig& disk : config_.disks) {
     disks.push_back({{"path", disk.path}, {"read_only", disk.read_only}});
   }
-  const std::uint64_t cpu_ns = earlier_cpu_ns_ + (usable() ? machine_->vcpu_cpu_ns() : 0);
   return {{"name", config_.name},
           {"state", state_name()},
           {"pid", ::getpid()},
@@ -165,7 +165,7 @@ json Guest::status() {
           {"command_line", config_.command_line},
           {"disks", std::move(disks)},
           {"uptime_ms", ms_since(since_)},
-          {"cpu_ms", static_cast<double>(cpu_ns) / 1e6},
+          {"cpu_ms", static_cast<double>(usage().cpu_run_ns) / 1e6},
           {"migration", move_ ? move_->progress() : json()},
           {"last_report", last_report_}};
 }

@@ -2,7 +2,6 @@
 // move want of it, reboots it when it resets, and knows when and why it is over.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -19,6 +18,7 @@
 #include "node/guest_control.h"
 #include "node/move.h"
 #include "vmm/machine.h"
+#include "vmm/memory/dirty_rate.h"
 
 namespace godwit::node {
 
@@ -59,6 +59,7 @@ class Guest : public GuestControl {
   std::uint64_t first_instruction_ns();
 
   nlohmann::json status() override;
+  nlohmann::json load() override;
   void pause() override;
   void resume() override;
   void stop(bool force) override;
@@ -77,6 +78,8 @@ class Guest : public GuestControl {
   void run_move(const MoveDone& done);
   /// The machine is there and other threads may use it.
   bool usable() const { return state_ != State::kArriving && state_ != State::kBooting; }
+  /// Since this process began; never steps back.
+  vmm::Usage usage() const;
   void boot();
   void reboot();
 
@@ -87,9 +90,10 @@ class Guest : public GuestControl {
   std::mutex mutex_;  // guards all below; held for milliseconds, never for as long as a move
   State state_ = State::kBooting;
   std::unique_ptr<vmm::Machine>
-      machine_;  // until it runs: for the thread in start() or wait() alone
-  std::atomic<std::uint64_t> earlier_cpu_ns_ = 0;  // vCPU time before the last reboot
-  std::optional<Outcome> outcome_;                 // how it is to end, once that is decided
+      machine_;                     // until it runs: for the thread in start() or wait() alone
+  vmm::Usage earlier_usage_;        // of the machines before the last reboot
+  memory::DirtyRate dirty_rate_;    // of machine_'s memory
+  std::optional<Outcome> outcome_;  // how it is to end, once that is decided
 
   MoveRequest move_request_;
   std::unique_ptr<Move> move_;  // while kMigrating

@@ -40,6 +40,8 @@ class GuestControl {
   virtual ~GuestControl() = default;
 
   virtual nlohmann::json status() = 0;
+  /// What the guest asks of its host, see docs/api.md; meant to be asked for every second.
+  virtual nlohmann::json load() = 0;
   virtual void pause() = 0;
   virtual void resume() = 0;
   /// The ACPI power button, or with `force` the end of the guest at once.

@@ -27,13 +27,14 @@ class ControlApi : public testing::Test {
 
 TEST_F(ControlApi, ReachesEveryOperation) {
   EXPECT_EQ(status("GET", "/v1/status"), 200u);
+  EXPECT_EQ(status("GET", "/v1/load"), 200u);
   EXPECT_EQ(status("PUT", "/v1/pause"), 200u);
   EXPECT_EQ(status("PUT", "/v1/resume", "{}"), 200u);
   EXPECT_EQ(status("PUT", "/v1/stop"), 200u);
   EXPECT_EQ(status("PUT", "/v1/stop", R"({"force":true})"), 200u);
   EXPECT_EQ(status("PUT", "/v1/resolve", R"({"here":false})"), 200u);
   EXPECT_EQ(status("GET", "/v1/migration"), 200u);
-  EXPECT_EQ(guest_.calls, (std::vector<std::string>{"status", "pause", "resume", "stop",
+  EXPECT_EQ(guest_.calls, (std::vector<std::string>{"status", "load", "pause", "resume", "stop",
                                                     "stop force", "resolve there"}));
 }
 

@@ -16,6 +16,18 @@ class FakeGuest : public GuestControl {
     note("status");
     return {{"name", "web1"}, {"state", "running"}};
   }
+  nlohmann::json load() override {
+    note("load");
+    return {{"state", "running"},
+            {"cpus", 2},
+            {"cpu_run_ns", 123},
+            {"cpu_wait_ns", 45},
+            {"memory_bytes", 268435456},
+            {"memory_used_bytes", 73400320},
+            {"dirty_bytes_per_s", 1048576.0},
+            {"disk_read_bytes", 0},
+            {"disk_write_bytes", 0}};
+  }
   void pause() override {
     note("pause");
     if (moving) throw Conflict("web1 is being moved");

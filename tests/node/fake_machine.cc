@@ -54,12 +54,15 @@ using node::world;
 struct Machine::Parts {
   MachineConfig config;
   ConsoleSink console;
+  memory::GuestMemory memory{config.memory_bytes};
   bool running = false;
   bool stop = false;
 };
 
 Machine::Machine(MachineConfig config, ConsoleSink console)
-    : parts_(std::make_unique<Parts>(Parts{std::move(config), std::move(console)})) {
+    : parts_(new Parts{std::move(config), std::move(console)}) {
+  parts_->memory.store<std::uint8_t>(0, 1);
+  parts_->memory.store<std::uint8_t>(1 << 20, 1);
   world().note("build");
   ++world().machines;
 }
@@ -69,6 +72,7 @@ void Machine::lock_disks() { world().note("lock"); }
 void Machine::unlock_disks() { world().note("unlock"); }
 void Machine::boot() {
   world().note("boot");
+  if (world().while_booting) world().while_booting();
   if (!world().boot_error.empty()) throw std::runtime_error(world().boot_error);
 }
 void Machine::resume() {
@@ -96,6 +100,8 @@ void Machine::request_stop() {
 }
 std::size_t Machine::console_input(std::span<const std::byte> bytes) { return bytes.size() / 2; }
 std::uint64_t Machine::vcpu_cpu_ns() const { return 5'000'000; }
+Usage Machine::usage() const { return {5'000'000, 2'000'000, 4096, 512}; }
+memory::GuestMemory& Machine::memory() { return parts_->memory; }
 std::uint64_t Machine::first_instruction_ns() const { return 1; }
 
 }  // namespace godwit::vmm

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -26,7 +27,8 @@ struct FakeWorld {
   std::string boot_error;             // boot() throws that
   std::optional<Move::End> move_end;  // how the move that is going on ends
   std::atomic<bool> move_cancelled = false;
-  std::atomic<int> machines = 0;  // alive now
+  std::atomic<int> machines = 0;        // alive now
+  std::function<void()> while_booting;  // called by boot()
 
   /// What was done to machines, in order.
   std::vector<std::string> calls() {

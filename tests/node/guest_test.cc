@@ -73,6 +73,56 @@ TEST_F(GuestTest, RebootsInANewMachineAfterTheOldOneHasGone) {
   EXPECT_EQ(outcome().kind, Outcome::Kind::kPowerOff);
 }
 
+TEST_F(GuestTest, TellsItsLoadInEveryState) {
+  json load = guest_->load();
+  EXPECT_EQ(load["state"], "booting");
+  EXPECT_EQ(load["cpu_run_ns"], 0);
+  EXPECT_EQ(load["memory_used_bytes"], 0);
+  start();
+  load = guest_->load();
+  EXPECT_EQ(load, (json{{"state", "running"},
+                        {"cpus", 1},
+                        {"cpu_run_ns", 5'000'000},
+                        {"cpu_wait_ns", 2'000'000},
+                        {"memory_bytes", 256 << 20},
+                        {"memory_used_bytes", 8192},
+                        {"dirty_bytes_per_s", 0.0},
+                        {"disk_read_bytes", 4096},
+                        {"disk_write_bytes", 512}}));
+  guest_->pause();
+  EXPECT_EQ(guest_->load()["state"], "paused");
+  guest_->resume();
+  migrate();
+  EXPECT_EQ(guest_->load()["state"], "migrating");
+  EXPECT_EQ(guest_->load()["cpu_run_ns"], 5'000'000);
+  guest_->stop(true);
+  outcome();
+  EXPECT_EQ(guest_->load()["state"], "over");
+  EXPECT_EQ(guest_->load()["cpu_run_ns"], 5'000'000);
+
+  Guest coming(config_, output_, Guest::Arriving{});
+  EXPECT_EQ(coming.load()["state"], "arriving");
+  EXPECT_EQ(coming.load()["cpu_run_ns"], 0);
+}
+
+TEST_F(GuestTest, CountsItsLoadOnAcrossReboots) {
+  start();
+  json rebooting;
+  world().while_booting = [&] { rebooting = guest_->load(); };
+  world().guest_does({EndKind::kReset, ""});
+  while (world().machines != 1 || world().calls().size() < 8) std::this_thread::yield();
+  EXPECT_EQ(rebooting["state"], "booting");
+  EXPECT_EQ(rebooting["cpu_run_ns"], 5'000'000);
+  EXPECT_EQ(rebooting["memory_used_bytes"], 0);
+  const json load = guest_->load();
+  EXPECT_EQ(load["cpu_run_ns"], 10'000'000);
+  EXPECT_EQ(load["cpu_wait_ns"], 4'000'000);
+  EXPECT_EQ(load["disk_read_bytes"], 8192);
+  EXPECT_EQ(load["disk_write_bytes"], 1024);
+  world().guest_does({EndKind::kPowerOff, ""});
+  outcome();
+}
+
 TEST_F(GuestTest, SaysWhyItCouldNotReboot) {
   start();
   world().boot_error = "the kernel has gone";

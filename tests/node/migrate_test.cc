@@ -97,6 +97,25 @@ class MigrateTest : public testing::Test {
   std::string there_ = dir_ + "/there.sock";
 };
 
+TEST_F(MigrateTest, TellsItsLoadDuringAMove) {
+  Process source(run_words());
+  ASSERT_TRUE(source.printed("tick 3 "));
+  Process destination(receive_words());
+  Process mover(slow_move(address_of(destination)));
+  wait_until_moving();
+  ControlClient(here_).get("/v1/load");
+  std::this_thread::sleep_for(std::chrono::seconds(1));
+  const auto start = std::chrono::steady_clock::now();
+  const json load = ControlClient(here_).get("/v1/load");
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(500));
+  EXPECT_EQ(load["state"], "migrating");
+  EXPECT_GT(load["cpu_run_ns"], 0);
+  EXPECT_GT(load["memory_used_bytes"], 1 << 20);
+  const json coming = ControlClient(there_).get("/v1/load");
+  EXPECT_EQ(coming["state"], "arriving");
+  EXPECT_EQ(coming["cpu_run_ns"], 0);
+}
+
 TEST_F(MigrateTest, MovesAGuestThatGoesOnAsItWas) {
   Process source(run_words());
   ASSERT_TRUE(source.printed("tick 3 "));
