@@ -32,7 +32,7 @@ class DirtyRateTest : public testing::Test {
 TEST_F(DirtyRateTest, EstimatesTheShareOfPagesThatChange) {
   for (const std::uint64_t every : {2, 4, 10}) {
     rate_.reset();
-    const PageRange used{100 * kMiBPages, 64 * kMiBPages};
+    const PageRange used{100 * kMiBPages, 16 * kMiBPages};
     touch(used);
     EXPECT_EQ(sample(), 0);
     double rate = 0;
@@ -40,7 +40,7 @@ TEST_F(DirtyRateTest, EstimatesTheShareOfPagesThatChange) {
       touch(used, every);
       rate = sample();
     }
-    const double expected = 64.0 * kMiB / static_cast<double>(every);
+    const double expected = 16.0 * kMiB / static_cast<double>(every);
     EXPECT_NEAR(rate, expected, expected / 3) << every;
   }
 }
@@ -70,7 +70,7 @@ TEST_F(DirtyRateTest, PopulatesNothing) {
   touch({3 * kMiBPages, 5}, 2);
   const std::uint64_t before = memory_.populated_bytes();
   EXPECT_EQ(before, 4 * kPageSize);
-  for (int i = 0; i < 50; ++i) sample();
+  for (int i = 0; i < 20; ++i) sample();
   EXPECT_EQ(memory_.populated_bytes(), before);
   // Nor again what the guest gave back after it was chosen.
   memory_.punch_hole({0, 8 * kMiBPages});
