@@ -165,10 +165,6 @@ void handle(GuestControl& guest, const ApiRequest& request, const ApiReply& repl
 
 }  // namespace
 
-ApiResponse api_error(unsigned status, const std::string& why) {
-  return {status, text_of(json{{"error", why}})};
-}
-
 ApiHandler guest_api(GuestControl& guest) {
   return
       [&guest](const ApiRequest& request, const ApiReply& reply) { handle(guest, request, reply); };

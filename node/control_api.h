@@ -13,11 +13,14 @@ struct ApiRequest {
   std::string method;  // "GET", "PUT", ...
   std::string target;  // "/v1/status"
   std::string body;    // JSON or empty
+  /// Common name of the client's certificate; empty without TLS.
+  std::string peer = {};
 };
 
 struct ApiResponse {
   unsigned status = 200;  // HTTP status
-  std::string body;       // JSON
+  std::string body;       // of the content type; ends in a newline on the wire
+  std::string content_type = "application/json";
 };
 
 /// Takes the answer of one request; exactly once, from any thread, perhaps much later.

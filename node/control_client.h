@@ -3,16 +3,11 @@
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
-#include <stdexcept>
 #include <string>
 
-namespace godwit::node {
+#include "node/http_call.h"
 
-/// No such guest, no answer, or the guest's refusal; what() is one line for the user.
-class ClientError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
+namespace godwit::node {
 
 class ControlClient {
  public:

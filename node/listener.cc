@@ -24,7 +24,7 @@ struct FreeAddresses {
 
 }  // namespace
 
-Listener::Listener(const std::string& host_port) {
+Listener::Listener(const std::string& host_port, int backlog) {
   const HostPort where = parse_host_port(host_port);
   const std::string port = std::to_string(where.port);
   addrinfo hints{};
@@ -41,7 +41,7 @@ Listener::Listener(const std::string& host_port) {
   const int on = 1;
   ::setsockopt(socket_.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   if (::bind(socket_.get(), found->ai_addr, found->ai_addrlen) < 0 ||
-      ::listen(socket_.get(), 1) < 0) {
+      ::listen(socket_.get(), backlog) < 0) {
     throw std::runtime_error(fmt::format("{}: {}", host_port, std::strerror(errno)));
   }
 }

@@ -167,6 +167,12 @@ TEST_F(ControlServerTest, RefusesHugeBodies) {
   EXPECT_NE(read_all(fd).find(" 413 "), std::string::npos);
 }
 
+TEST_F(ControlServerTest, RefusesHugeBodiesThatHaveBegun) {
+  const sys::UniqueFd fd = connect();
+  send(fd, "PUT /v1/stop HTTP/1.1\r\nContent-Length: 99999\r\n\r\nX: {}");
+  EXPECT_NE(read_all(fd).find(" 413 "), std::string::npos);
+}
+
 TEST_F(ControlServerTest, RefusesChunkedBodiesThatGrow) {
   const sys::UniqueFd fd = connect();
   std::string request = "PUT /v1/stop HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
