@@ -1,6 +1,8 @@
 #include "balancer/decide.h"
 
 #include <algorithm>
+#include <cmath>
+#include <set>
 
 #include "balancer/damping.h"
 #include "balancer/draft.h"
@@ -17,16 +19,34 @@ bool may_empty(const ClusterView& view, const PolicyConfig& policy) {
          self.forecast.mean < policy.empty_below * self.capacity;
 }
 
+// The ids that are listed more than once; nearly always none.
+template <class Items>
+std::vector<std::uint64_t> repeated(const Items& items) {
+  std::vector<std::uint64_t> ids, twice;
+  ids.reserve(items.size());
+  for (const auto& item : items) ids.push_back(item.id);
+  std::sort(ids.begin(), ids.end());
+  for (std::size_t i = 1; i < ids.size(); ++i) {
+    if (ids[i] == ids[i - 1]) twice.push_back(ids[i]);
+  }
+  return twice;
+}
+
+// Can anything be reckoned with these figures?
+bool measured(const ClusterView& view) { return std::isfinite(view.now) && sane(view.self); }
+
 }  // namespace
 
 Draft::Draft(const ClusterView& from, const PolicyConfig& settings)
     : view(from), policy(settings), self(from.self), guests(from.guests) {
   peers.reserve(from.peers.size());
   for (const HostView& peer : from.peers) {
-    if (sane(peer)) peers.push_back(peer);  // a lying peer is no target
+    if (sane(peer) && peer.id != self.id) peers.push_back(peer);  // a lying peer is no target
   }
+  drop_repeated();
+  const auto twice = repeated(guests);
   for (GuestView& guest : guests) {
-    if (sane(guest)) continue;
+    if (sane(guest) && !std::binary_search(twice.begin(), twice.end(), guest.id)) continue;
     GuestView still;  // measured wrongly: it stays until it is measured well
     still.id = guest.id;
     still.pinned = true;
@@ -34,15 +54,33 @@ Draft::Draft(const ClusterView& from, const PolicyConfig& settings)
   }
 }
 
+// One host under two addresses is one host; a guest is in one place only, here before elsewhere.
+void Draft::drop_repeated() {
+  if (!repeated(peers).empty()) {
+    std::set<HostId> seen;
+    std::erase_if(peers, [&](const HostView& peer) { return !seen.insert(peer.id).second; });
+  }
+  std::set<GuestId> known;
+  for (HostView& peer : peers) {
+    if (peer.offers.empty()) continue;
+    if (known.empty()) {
+      for (const GuestView& guest : guests) known.insert(guest.id);
+    }
+    std::erase_if(peer.offers,
+                  [&](const GuestView& offer) { return !known.insert(offer.id).second; });
+  }
+}
+
 MoveCost cost_between(const GuestView& guest, const HostView& source, const HostView& target) {
   double link = std::min(source.link, target.link);
   if (!(link > 0)) link = 1;  // unknown: a slow link makes moves dear, not free
-  return predict_move(guest, link);
+  return predict_move(guest, std::max(link, 0.001));  // 1 kB/s: the prediction stays finite
 }
 
 bool Draft::admits(const HostView& peer, const GuestView& guest) const {
-  return peer.id != self.id && peer.incoming < policy.incoming_limit && allowed(guest, peer) &&
-         !going_back(guest, peer.id, view.now, policy) &&
+  return allowed(guest, peer) &&
+         (view.drain || (peer.incoming < policy.incoming_limit &&
+                         !going_back(guest, peer.id, view.now, policy))) &&
          has_room(with(peer.forecast, guest.forecast), peer, policy);
 }
 
@@ -96,15 +134,22 @@ void Draft::commit(const Decision& decision, std::size_t guest, std::size_t peer
 }
 
 bool wants_peers(const ClusterView& view, const PolicyConfig& policy) {
-  if (!sane(view.self) || view.guests.empty()) return false;
+  if (!measured(view) || view.guests.empty()) return false;
   return view.hot || view.drain || policy.goal == Goal::kBalance || may_empty(view, policy);
 }
 
 std::vector<Decision> decide(const ClusterView& view, const PolicyConfig& policy) {
-  if (!sane(view.self) || view.guests.empty()) {
+  if (!measured(view) || view.guests.empty()) {
     Decision decision;
     decision.source = decision.target = view.self.id;
-    decision.obstacle = Obstacle::kBalanced;
+    decision.obstacle = measured(view) ? Obstacle::kBalanced : Obstacle::kNonsense;
+    if (measured(view)) {
+      const double load = view.self.forecast.mean / view.self.capacity;
+      decision.source_before = decision.source_after = load;
+    } else if (view.drain) {
+      decision.action = Action::kRefuse;
+      decision.cause = Cause::kDrain;
+    }
     return {decision};
   }
   Draft draft(view, policy);

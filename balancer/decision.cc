@@ -52,6 +52,10 @@ const char* name(Obstacle obstacle) {
       return "its guests moved too recently";
     case Obstacle::kBusy:
       return "moves in flight use up the limit";
+    case Obstacle::kPinned:
+      return "a guest is pinned or not measured";
+    case Obstacle::kNonsense:
+      return "its own figures are nonsense";
   }
   return "?";
 }
@@ -61,9 +65,10 @@ std::string explain(const Decision& d) {
   switch (d.action) {
     case Action::kStay:
     case Action::kRefuse:
-      return fmt::format("{} ({}): host {} at {:.1f} %: {}; best benefit {:.1f}, cost {:.1f}",
+      return fmt::format("{} ({}): host {} at {:.1f} %: {}{}; best benefit {:.1f}, cost {:.1f}",
                          name(d.action), name(d.cause), d.source, percent(d.source_before),
-                         name(d.obstacle), d.benefit, d.cost);
+                         name(d.obstacle), d.guest != 0 ? fmt::format(" (guest {})", d.guest) : "",
+                         d.benefit, d.cost);
     case Action::kWake:
       return fmt::format("wake host {} ({}): host {} at {:.1f} % and no awake peer has room",
                          d.target, name(d.cause), d.source, percent(d.source_before));

@@ -26,13 +26,15 @@ enum class Obstacle {
   kNotWorthIt,     // best benefit below its cost
   kCoolingDown,    // the guests that could go moved too recently
   kBusy,           // moves in flight use up the limits
+  kPinned,         // `guest` may not move, or its figures are nonsense
+  kNonsense,       // the host's own figures cannot be reckoned with
 };
 
 struct Decision {
   Action action = Action::kStay;
   Cause cause = Cause::kNone;
   Obstacle obstacle = Obstacle::kNone;
-  GuestId guest = 0;
+  GuestId guest = 0;  // of a refusal: the one that stands in the way, 0 for none
   GuestId partner = 0;
   HostId source = 0;
   HostId target = 0;

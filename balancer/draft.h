@@ -14,7 +14,8 @@
 namespace godwit::balancer {
 
 struct Draft {
-  // Peers with senseless figures are left out; guests with such figures are pinned.
+  // Peers with senseless figures, this host itself and second answers of a peer are left out;
+  // guests with such figures or listed twice are pinned.
   Draft(const ClusterView& from, const PolicyConfig& settings);
 
   const ClusterView& view;
@@ -26,7 +27,9 @@ struct Draft {
   unsigned plan = 1;
 
   double load(const HostView& host) const { return host.forecast.mean / host.capacity; }
-  // Rules, thresholds, limits and damping: may this guest go there now?
+  // Rules, thresholds, limits and damping: may this guest go there now? A drain is a person's wish
+  // and a plan that is carried out bit by bit: neither limits of moves in flight nor the way back
+  // hold it up.
   bool admits(const HostView& peer, const GuestView& guest) const;
   Decision describe(const GuestView& guest, const HostView& peer, Cause cause, double benefit,
                     const MoveCost& cost) const;
@@ -34,6 +37,9 @@ struct Draft {
                 double cost = 0) const;
   // Charges the move to both ends and takes the guest off `guests`.
   void commit(const Decision& decision, std::size_t guest, std::size_t peer);
+
+ private:
+  void drop_repeated();
 };
 
 MoveCost cost_between(const GuestView& guest, const HostView& source, const HostView& target);

@@ -37,7 +37,11 @@ void even_out(Draft& draft) {
   const double middle = mean_load(draft);
   for (int moves = 0; moves < policy.moves_per_round; ++moves) {
     const double load = draft.load(draft.self);
-    if (!(load > middle + policy.deadband) || draft.self.outgoing >= policy.outgoing_limit) return;
+    if (!(load > middle + policy.deadband)) return;
+    if (draft.self.outgoing >= policy.outgoing_limit) {
+      draft.decisions.push_back(draft.stay(Action::kStay, Cause::kImbalance, Obstacle::kBusy));
+      return;
+    }
     double best = 0;
     std::size_t best_guest = 0, best_peer = 0;
     Decision decision, nearest = draft.stay(Action::kStay, Cause::kImbalance, Obstacle::kNoTarget);

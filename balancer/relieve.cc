@@ -55,6 +55,7 @@ std::optional<Choice> best_choice(const Draft& draft, Obstacle& obstacle, Choice
 
 // Nothing fits alone: exchange a guest for a smaller one of a peer.
 bool swap(Draft& draft) {
+  if (draft.self.incoming >= draft.policy.incoming_limit) return false;
   double best = 0;
   std::size_t best_guest = 0, best_peer = 0, best_offer = 0;
   Decision decision;
@@ -63,6 +64,7 @@ bool swap(Draft& draft) {
     if (guest.keep_together != 0 || !rested(guest, draft.view.now, draft.policy)) continue;
     for (std::size_t p = 0; p < draft.peers.size(); ++p) {
       const HostView& peer = draft.peers[p];
+      if (peer.outgoing >= draft.policy.outgoing_limit) continue;
       for (std::size_t o = 0; o < peer.offers.size(); ++o) {
         const GuestView& offer = peer.offers[o];
         if (offer.keep_together != 0 || !rested(offer, draft.view.now, draft.policy) ||
@@ -101,6 +103,9 @@ bool swap(Draft& draft) {
   charge(draft.peers[best_peer], offer, -1);
   draft.commit(decision, best_guest, best_peer);
   charge(draft.self, offer, 1);
+  ++draft.self.incoming;
+  ++draft.peers[best_peer].outgoing;
+  ++draft.plan;
   std::erase_if(draft.peers[best_peer].offers,
                 [&](const GuestView& other) { return other.id == offer.id; });
   return true;

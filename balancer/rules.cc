@@ -11,22 +11,27 @@ double PowerCurve::at(double load) const {
   return watts[low] + (watts[low + 1] - watts[low]) * (u - static_cast<double>(low));
 }
 
+namespace {
+// A million cores in millicores, a petabyte in MB, and so that no product of figures overflows.
+constexpr double kMost = 1e9;
+
+// False for what is not a number, too.
+bool figure(double value) { return value >= 0 && value <= kMost; }
+}  // namespace
+
 bool sane(const Forecast& forecast) {
-  return std::isfinite(forecast.mean) && std::isfinite(forecast.variance) && forecast.mean >= 0 &&
-         forecast.variance >= 0;
+  return figure(forecast.mean) && forecast.variance >= 0 && forecast.variance <= kMost * kMost;
 }
 
 bool sane(const GuestView& guest) {
-  const auto figure = [](double value) { return std::isfinite(value) && value >= 0; };
   return sane(guest.forecast) && figure(guest.demand) && figure(guest.memory) &&
          figure(guest.dirty_rate) && figure(guest.sensitivity);
 }
 
 bool sane(const HostView& host) {
-  const auto figure = [](double value) { return std::isfinite(value) && value >= 0; };
   return sane(host.forecast) && figure(host.demand) && figure(host.capacity) && host.capacity > 0 &&
          figure(host.core) && figure(host.memory) && figure(host.memory_used) &&
-         figure(host.link) &&
+         figure(host.link) && host.incoming >= 0 && host.outgoing >= 0 &&
          std::all_of(host.power.watts.begin(), host.power.watts.end(), figure) &&
          std::all_of(host.offers.begin(), host.offers.end(),
                      [](const GuestView& offer) { return sane(offer); });

@@ -6,8 +6,8 @@
 
 namespace godwit::balancer {
 
-// Figures that can be reckoned with: finite, not negative, a capacity. Peers' answers may be
-// anything.
+// Figures that can be reckoned with: finite, not negative, below any real machine's, a capacity.
+// Peers' answers may be anything.
 bool sane(const Forecast& forecast);
 bool sane(const GuestView& guest);
 bool sane(const HostView& host);
