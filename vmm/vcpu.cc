@@ -96,10 +96,10 @@ std::uint64_t Vcpu::cpu_time_ns() const {
 
 std::uint64_t Vcpu::wait_time_ns() const {
   const pid_t tid = tid_.load(std::memory_order_acquire);
-  const auto now = tid == 0 ? std::nullopt : sys::run_delay_ns(tid);
+  const std::uint64_t now = tid == 0 ? 0 : sys::run_delay_ns(tid).value_or(0);
   // A file that could not be opened just now (no descriptors left) is no step back.
   std::uint64_t before = wait_time_ns_.load();
-  while (now && *now > before && !wait_time_ns_.compare_exchange_weak(before, *now)) {
+  while (now > before && !wait_time_ns_.compare_exchange_weak(before, now)) {
   }
   return wait_time_ns_.load();
 }
