@@ -7,6 +7,7 @@
 extern "C" {
 extern const char exception_stubs[], trampoline_begin[], trampoline_end[];
 void timer_interrupt();
+void wait_for_interrupt();
 void guest_start(const guest::StartInfo* info);
 void guest_start_ap();
 void guest_exception(std::uint64_t vector, std::uint64_t error, std::uint64_t rip,
@@ -144,7 +145,7 @@ std::uint8_t own_apic_id() { return static_cast<std::uint8_t>(cpuid(1).ebx >> 24
 void sleep_ns(std::uint64_t ns) {
   constexpr std::uint64_t kMax = 4'000'000'000;  // KVM's local APIC counts nanoseconds
   apic_write(kApicInitialCount, static_cast<std::uint32_t>(ns < kMax ? ns : kMax));
-  if (ns != 0) asm volatile("sti; hlt; cli" : : : "memory");
+  if (ns != 0) wait_for_interrupt();
 }
 
 std::uint64_t parameter(const char* name, std::uint64_t fallback) {

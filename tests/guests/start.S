@@ -106,10 +106,27 @@ exception_common:
   hlt
   jmp 4b
 
+// Waits for an interrupt. STI holds back interrupts until after HLT, but an emulated CPU may forget that in
+// between: an interrupt that comes before the HLT skips it, so that none is slept through.
+  .globl wait_for_interrupt
+wait_for_interrupt:
+  sti
+about_to_halt:
+  hlt
+halted:
+  cli
+  ret
+
 // The timer: its only effect is to end a HLT.
   .globl timer_interrupt
 timer_interrupt:
   pushq %rax
+  leaq about_to_halt(%rip), %rax
+  cmpq %rax, 8(%rsp)           // RIP
+  jne 5f
+  leaq halted(%rip), %rax
+  movq %rax, 8(%rsp)
+5:
   movl $0xfee000b0, %eax       // EOI
   movl $0, (%rax)
   popq %rax
