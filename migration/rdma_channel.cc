@@ -100,6 +100,7 @@ void RdmaChannel::register_for_peer(const FrameHeader& header) {
       throw ChannelError(
           "the peer asked for a memory region that is too large or overlaps another");
     }
+    memory_.expect_writes(range);
     Extent extent{range, endpoint_->register_memory(memory_.page_bytes(range)), {}, true};
     answer.push_back(
         {reinterpret_cast<std::uint64_t>(extent.region->addr), extent.region->rkey, 0});

@@ -20,6 +20,11 @@ namespace {
 constexpr std::uint64_t kLowRamEnd = std::uint64_t{3} << 30;     // below it RAM, above it devices
 constexpr std::uint64_t kHighRamStart = std::uint64_t{4} << 30;  // RAM goes on here
 constexpr std::uint64_t kHugePageSize = std::uint64_t{2} << 20;
+constexpr std::uint64_t kHugePagePages = kHugePageSize / kPageSize;
+
+#ifndef MADV_COLLAPSE  // not in Debian 12's libc
+constexpr int MADV_COLLAPSE = 25;
+#endif
 
 sys::UniqueFd create_memfd(std::uint64_t size, bool huge_pages) {
   const std::uint64_t unit = huge_pages ? kHugePageSize : kPageSize;
@@ -76,10 +81,11 @@ GuestMemory::GuestMemory(std::uint64_t size, bool huge_pages)
     : memfd_(create_memfd(size, huge_pages)),
       // NORESERVE would let huge pages run out under the guest, which is a SIGBUS; so they are
       // reserved.
-      mapping_(size, PROT_READ | PROT_WRITE, MAP_SHARED | (huge_pages ? 0 : MAP_NORESERVE),
-               memfd_.get(), 0),
+      mapping_(sys::Mapping::aligned(kHugePageSize, size, PROT_READ | PROT_WRITE,
+                                     MAP_SHARED | (huge_pages ? 0 : MAP_NORESERVE), memfd_.get())),
       regions_(regions_of(size)),
-      huge_pages_(huge_pages) {}
+      huge_pages_(huge_pages),
+      expected_(size / kHugePageSize) {}
 
 std::optional<std::uint64_t> GuestMemory::offset_of(GuestAddr address, std::uint64_t size) const {
   for (const Region& region : regions_) {
@@ -165,6 +171,27 @@ bool GuestMemory::peek(std::uint64_t page, std::span<std::byte> out) const {
   // Not through the mapping: there a hole punched meanwhile would be filled by our look at it.
   return ::pread(memfd_.get(), out.data(), kPageSize, static_cast<off_t>(page * kPageSize)) ==
          static_cast<ssize_t>(kPageSize);
+}
+
+void GuestMemory::expect_writes(PageRange range) {
+  check(range);
+  if (huge_pages_) return;
+  std::uint64_t block = (range.first + kHugePagePages - 1) / kHugePagePages;
+  const std::uint64_t end = range.end() / kHugePagePages;
+  while (block < end) {
+    std::uint64_t fresh = block;
+    for (; fresh < end && !expected_[fresh]; ++fresh) {
+      expected_[fresh] = true;
+      // A block without any page is refused.
+      mapping_.data()[fresh * kHugePageSize] = std::byte{0};
+    }
+    if (fresh > block) {
+      // Without huge pages it works as well, only slower: no error.
+      (void)::madvise(mapping_.data() + block * kHugePageSize, (fresh - block) * kHugePageSize,
+                      MADV_COLLAPSE);
+    }
+    block = fresh + 1;
+  }
 }
 
 void GuestMemory::punch_hole(PageRange range) {

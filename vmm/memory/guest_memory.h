@@ -91,6 +91,11 @@ class GuestMemory {
   /// Copies one page, kPageSize bytes, to `out`; false when it is not in memory (a hole, or swapped
   /// out) or not in RAM. Populates nothing, whatever happens to the page meanwhile.
   bool peek(std::uint64_t page, std::span<std::byte> out) const;
+  /// All of `range` is about to be written: backs each 2 MiB of guest RAM that lies wholly inside
+  /// it by one page, once, where the kernel can (MADV_COLLAPSE, Linux 6.1). That is one fault and
+  /// one nested page table entry instead of 512, and 30 times less to tear down. What it held may
+  /// be lost. By one thread at a time.
+  void expect_writes(PageRange range);
   /// Gives pages back to the host: they become holes and read as zero.
   void punch_hole(PageRange range);
 
@@ -112,6 +117,7 @@ class GuestMemory {
   sys::Mapping mapping_;
   std::vector<Region> regions_;
   bool huge_pages_;
+  std::vector<bool> expected_;  // 2 MiB blocks that expect_writes() has seen
   std::atomic<bool> tracking_ = false;
   std::unique_ptr<std::atomic<std::uint64_t>[]> writes_;  // one bit a page
 };

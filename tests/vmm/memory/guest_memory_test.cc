@@ -140,4 +140,25 @@ TEST(GuestMemory, TakesHugePagesOrSaysThatThereAreNone) {
 }
 
 }  // namespace
+TEST(GuestMemory, ExpectedWritesPopulateWholeBlocksOnly) {
+  constexpr std::uint64_t kBlock = 512;  // pages of 2 MiB
+  GuestMemory memory(16 * kMiB);
+  memory.expect_writes({1, 3 * kBlock});  // blocks 1 and 2 lie inside
+  for (const PageRange& range : memory.populated({0, memory.pages()})) {
+    EXPECT_GE(range.first, kBlock);
+    EXPECT_LE(range.end(), 3 * kBlock);
+  }
+  EXPECT_FALSE(memory.populated({kBlock, 1}).empty());
+  EXPECT_FALSE(memory.populated({2 * kBlock, 1}).empty());
+}
+
+TEST(GuestMemory, AreExpectedOnceSoWhatWasWrittenSinceStays) {
+  GuestMemory memory(4 * kMiB);
+  memory.expect_writes({0, memory.pages()});
+  ASSERT_TRUE(memory.store<std::uint64_t>(2 * kMiB, 0x1122334455667788));
+  memory.expect_writes({0, memory.pages()});
+  EXPECT_EQ(memory.load<std::uint64_t>(2 * kMiB), 0x1122334455667788u);
+  EXPECT_THROW(memory.expect_writes({memory.pages(), 1}), std::out_of_range);
+}
+
 }  // namespace godwit::memory
