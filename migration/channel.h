@@ -37,8 +37,8 @@ class Channel {
   virtual void write(std::span<const memory::PageRange> ranges) = 0;
   /// Tells the peer that these pages are zero now; cheap. For pages that it has as something else.
   virtual void write_zero(std::span<const memory::PageRange> ranges) = 0;
-  /// Returns once every page written so far has left guest RAM (so its bytes no longer matter
-  /// here).
+  /// Source: returns once every page written so far has left guest RAM (so its bytes no longer
+  /// matter here) and none waits on the way, so that a message sent next is not held up by them.
   virtual void flush() = 0;
   /// A message is received only after every page written before it is in the peer's guest RAM.
   virtual void send(MessageKind kind, std::span<const std::byte> payload) = 0;

@@ -33,6 +33,8 @@ std::uint64_t max_payload(MessageKind kind) {
     case MessageKind::kReady:
     case MessageKind::kCommit:
     case MessageKind::kPing:
+    case MessageKind::kSync:
+    case MessageKind::kSynced:
       return 0;
   }
   return 0;
@@ -68,6 +70,10 @@ const char* kind_name(MessageKind kind) {
       return "Abort";
     case MessageKind::kPing:
       return "Ping";
+    case MessageKind::kSync:
+      return "Sync";
+    case MessageKind::kSynced:
+      return "Synced";
   }
   return "unknown";
 }

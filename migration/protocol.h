@@ -15,6 +15,8 @@
 //     | Register {extents} ---------------------->  |  RDMA only, whenever new extents hold data
 //     |  <----------------------- Registered {rkeys}|
 //     | pages ===================================>  |  rounds: RDMA WRITE, or Pages and Zero frames
+//     | Sync ------------------------------------>  |  TCP only, at the end of a round: what is still
+//     |  <---------------------------------- Synced |  on its way would count as downtime
 //     |   (guest paused, disks unlocked)            |
 //     | last pages, State =======================>  |  restores the state, locks the disks
 //     |  <------------------ Ready or Refuse {why}  |
@@ -67,6 +69,8 @@ enum class MessageKind : std::uint32_t {
   kRunning,
   kAbort,
   kPing,
+  kSync,
+  kSynced,
 };
 
 struct FrameHeader {

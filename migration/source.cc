@@ -1,7 +1,6 @@
 #include "migration/source.h"
 
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <thread>
@@ -10,6 +9,7 @@
 #include "migration/page_scan.h"
 #include "migration/rdma_channel.h"
 #include "migration/tcp_channel.h"
+#include "vmm/sys/background.h"
 
 namespace godwit::migration {
 
@@ -72,6 +72,8 @@ Source::End Source::run() {
   }
   report_.cpu_source_ms = std::max(0.0, own_cpu_ms(machine_) - cpu_before);
   report_.total_ms = elapsed_ms();
+  // What is left of the guest here is only to be given back, which is no reason to hold up others.
+  if (report_.status == "completed") sys::run_in_background();
   const std::lock_guard lock(mutex_);
   channel_.reset();
   wire_.reset();

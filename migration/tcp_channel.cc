@@ -56,6 +56,20 @@ void send_zero(Wire& wire, std::span<const PageRange> ranges) {
 
 void TcpChannel::write_zero(std::span<const PageRange> ranges) { send_zero(wire_, ranges); }
 
+// sendmsg copies, so the pages have left guest RAM; but megabytes of them may wait in both ends'
+// socket buffers.
+void TcpChannel::flush() {
+  wire_.send({.kind = MessageKind::kSync}, {});
+  const FrameHeader header = wire_.receive_header(-1);
+  const auto payload = wire_.receive_payload(header);
+  if (header.kind == MessageKind::kRefuse) {
+    throw ChannelError("the destination refused: " + decode_reason(payload));
+  }
+  if (header.kind != MessageKind::kSynced) {
+    throw ChannelError(fmt::format("the peer sent {}, Synced was due", kind_name(header.kind)));
+  }
+}
+
 void TcpChannel::send(MessageKind kind, std::span<const std::byte> payload) {
   wire_.send({.kind = kind}, payload);
 }
@@ -81,6 +95,7 @@ void TcpChannel::receive_pages(const FrameHeader& header) {
   std::vector<iovec> parts;
   std::uint64_t bytes = 0;
   for (const PageRange& range : ranges) {
+    memory_.expect_writes(range);
     const auto target = memory_.page_bytes(range);
     parts.push_back({target.data(), target.size()});
     bytes += target.size();
@@ -98,6 +113,8 @@ Message TcpChannel::receive(int timeout_ms) {
       receive_pages(header);
     } else if (role_ == Role::kDestination && header.kind == MessageKind::kZero) {
       receive_zero(wire_, header, memory_);
+    } else if (role_ == Role::kDestination && header.kind == MessageKind::kSync) {
+      wire_.send({.kind = MessageKind::kSynced}, {});
     } else if (header.kind == MessageKind::kPages || header.kind == MessageKind::kZero) {
       throw ChannelError("the destination sent guest pages: only the source may");
     } else {

@@ -22,7 +22,7 @@ class TcpChannel : public Channel {
   std::string_view name() const override { return "tcp"; }
   void write(std::span<const memory::PageRange> ranges) override;
   void write_zero(std::span<const memory::PageRange> ranges) override;
-  void flush() override {}  // sendmsg copies: what is written has left guest RAM
+  void flush() override;
   void send(MessageKind kind, std::span<const std::byte> payload) override;
   Message receive(int timeout_ms) override;
   void interrupt() override { wire_.interrupt(); }

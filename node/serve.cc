@@ -15,6 +15,7 @@
 #include "node/start_clock.h"
 #include "node/terminal.h"
 #include "node/units.h"
+#include "vmm/sys/background.h"
 
 namespace godwit::node {
 
@@ -110,6 +111,7 @@ int Serving::run(const ServeOptions& options) {
     if (options.verbose) report_first_instruction(guest_, options.command);
     outcome = guest_.wait();
   }
+  if (outcome.kind == Outcome::Kind::kMoved) sys::run_in_background();  // other guests go first
   server_.reset();  // lets the report of a move leave first
   socket_.reset();
   return report_end(outcome, options);

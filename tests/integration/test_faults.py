@@ -12,7 +12,8 @@ MOVED, MOVE_FAILED, CANCELLED, IN_DOUBT = 0, 3, 4, 5
 
 # The messages of a move by TCP in their order. A fault hits before each is passed on.
 BEFORE_COMMIT = (("source", "Preamble"), ("destination", "Preamble"), ("source", "Hello"), ("destination", "Accept"),
-                 ("source", "Begin"), ("source", "Pages"), ("source", "State"), ("destination", "Ready"))
+                 ("source", "Begin"), ("source", "Pages"), ("source", "Sync"), ("destination", "Synced"),
+                 ("source", "State"), ("destination", "Ready"))
 COMMIT, RUNNING = ("source", "Commit"), ("destination", "Running")
 
 
