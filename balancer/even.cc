@@ -12,12 +12,13 @@ namespace {
 
 double square(double x) { return x * x; }
 
-// Squared forecast load of both ends taken away by moving `amount` of demand.
+// Squared forecast load, weighted with the hosts' capacity, taken off the pair by moving `amount`
+// of demand. Unweighted it would be least where large hosts are loaded more than small ones.
 double gain(const HostView& source, const HostView& target, double amount) {
   const double from = source.forecast.mean / source.capacity;
   const double to = target.forecast.mean / target.capacity;
-  return square(from) + square(to) - square(from - amount / source.capacity) -
-         square(to + amount / target.capacity);
+  return source.capacity * (square(from) - square(from - amount / source.capacity)) +
+         target.capacity * (square(to) - square(to + amount / target.capacity));
 }
 
 double mean_load(const Draft& draft) {
@@ -51,7 +52,7 @@ void even_out(Draft& draft) {
       for (std::size_t p = 0; p < draft.peers.size(); ++p) {
         const HostView& peer = draft.peers[p];
         if (draft.load(peer) >= load || !draft.admits(peer, guest)) continue;
-        const double benefit = gain(draft.self, peer, guest.forecast.mean) * draft.self.capacity *
+        const double benefit = gain(draft.self, peer, guest.forecast.mean) *
                                policy.work_per_imbalance * policy.horizon_seconds;
         const MoveCost cost = cost_between(guest, draft.self, peer);
         const double score = benefit - policy.margin * cost.work;

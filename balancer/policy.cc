@@ -94,8 +94,8 @@ PolicyConfig default_policy(Goal goal) {
   config.cool = 0.85;
   config.fill = 0.95;
   config.confidence = 1.3;
-  config.peers_asked = 32;
   config.cooldown_seconds = 300;
+  config.moves_per_round = 4;
   return config;
 }
 

@@ -15,7 +15,7 @@ struct PolicyConfig {
 
   // Forecast (forecast.h).
   double fast_weight = 0.5;       // of the newest sample in the fast average
-  double slow_samples = 48;       // samples the slow average looks back
+  double slow_samples = 24;       // samples the slow average looks back
   double trend_share = 0.7;       // how much of fast - slow is expected to last over the horizon
   double prior_deviation = 0.06;  // of a guest's most, before it was watched
   double prior_samples = 3;       // how long that is believed
@@ -30,8 +30,8 @@ struct PolicyConfig {
 
   // Targets.
   double fill = 0.9;        // of capacity, for forecast mean + confidence x deviation
-  double confidence = 0.6;  // standard deviations
-  int peers_asked = 16;     // random peers a node asks in a round
+  double confidence = 0.3;  // standard deviations
+  int peers_asked = 32;     // random peers a node asks in a round
 
   // Worth.
   double margin = 1.0;          // benefit must exceed margin x cost
@@ -41,14 +41,14 @@ struct PolicyConfig {
   double work_per_imbalance =
       0.3;  // balance: worth of one unit of squared load over the horizon, x capacity
   double deadband =
-      0.08;  // balance: forecast load above the peers' mean that is not worth acting on
+      0.06;  // balance: forecast load above the peers' mean that is not worth acting on
 
   // Damping.
-  double cooldown_seconds = 900;  // after a guest's move; doubles with every recent one
-  double settle_seconds = 300;    // a host that received a guest does not empty itself
-  int incoming_limit = 4;         // moves in flight a host
+  double cooldown_seconds = 1800;  // after a guest's move; doubles with every recent one
+  double settle_seconds = 300;     // a host that received a guest does not empty itself
+  int incoming_limit = 4;          // moves in flight a host
   int outgoing_limit = 16;
-  int moves_per_round = 4;  // for overload and balance; emptying and draining are plans
+  int moves_per_round = 2;  // for overload and balance; emptying and draining are plans
 };
 
 PolicyConfig default_policy(Goal goal);

@@ -67,7 +67,10 @@ std::unique_ptr<sim::Policy> make_policy(const std::string& name, const Setup& s
 
 sim::Result simulate(const std::string& name, const Setup& setup) {
   std::ofstream decisions;
-  if (!setup.decisions_file.empty()) decisions.open(setup.decisions_file, std::ios::binary);
+  if (!setup.decisions_file.empty()) {
+    decisions.open(setup.decisions_file, std::ios::binary);
+    if (!decisions) throw std::runtime_error("cannot write " + setup.decisions_file);
+  }
   const auto policy = make_policy(name, setup, decisions);
   const auto began = std::chrono::steady_clock::now();
   sim::World world(setup.traces, setup.world);
@@ -106,6 +109,7 @@ Options simulate_options() {
       .value("seed", "N", "order of the traces and the nodes' chance; 0 is sorted", "0")
       .flag("keep-idle", "keep guests that ask for nothing (CloudSim 3.0.3 removes them)")
       .flag("memory", "hosts' RAM binds (in CloudSim 3.0.3 it does not after creation)")
+      .flag("no-bound", "do not compute the bound of the load deviation: time in large clusters")
       .flag("spread", "start with the guests spread evenly, not by CloudSim's placement")
       .value("csv", "FILE", "write one line a policy")
       .value("series", "FILE", "write the last policy's day, sample by sample, as CSV")
@@ -130,8 +134,12 @@ int simulate_command(const Words& words) {
   setup.world.remove_idle_guests = !options.on("keep-idle");
   setup.world.memory_binds = options.on("memory");
   setup.world.spread_start = options.on("spread");
+  setup.world.bounds = !options.on("no-bound");
   std::vector<std::string> names = options.all("policy");
   if (names.empty()) names.emplace_back("consolidate");
+  // All of them before the first is run, which may take minutes.
+  std::ofstream none;
+  for (const std::string& name : names) make_policy(name, setup, none);
   std::vector<sim::Result> results;
   std::string csv = sim::csv_header();
   for (const std::string& name : names) {

@@ -1,14 +1,10 @@
 #include "balancer/simulator/greedy.h"
 
-#include <algorithm>
-#include <cmath>
-#include <numeric>
-
 namespace godwit::balancer::simulator {
 
 namespace {
 
-constexpr double kLeastGain = 1e-9;  // of squared load
+constexpr double kLeastGain = 1e-9;
 
 class Loads {
  public:
@@ -19,11 +15,13 @@ class Loads {
         guests_(world.hosts().size()) {}
 
   void add(HostId host, GuestId guest) {
+    sum_ += world_.guests()[guest].requested / capacity(host);
     mips_[host] += world_.guests()[guest].requested;
     ram_[host] += world_.guests()[guest].ram;
     guests_[host].push_back(guest);
   }
   void remove(HostId host, GuestId guest) {
+    sum_ -= world_.guests()[guest].requested / capacity(host);
     mips_[host] -= world_.guests()[guest].requested;
     ram_[host] -= world_.guests()[guest].ram;
     std::erase(guests_[host], guest);
@@ -36,22 +34,15 @@ class Loads {
            (!world_.config().memory_binds ||
             ram_[host] + guest.ram <= world_.hosts()[host].model->ram);
   }
-  // Both of the hosts' squared loads, before less after.
+  // The variance of all hosts' loads times their number, before less after. The mean load changes
+  // too where the capacities differ.
   double gain(HostId from, HostId to, double mips) const {
     const auto square = [](double x) { return x * x; };
-    return square(load(from)) + square(load(to)) - square(load(from) - mips / capacity(from)) -
-           square(load(to) + mips / capacity(to));
+    const double left = mips / capacity(from), came = mips / capacity(to);
+    return square(load(from)) + square(load(to)) - square(load(from) - left) -
+           square(load(to) + came) -
+           (square(sum_) - square(sum_ - left + came)) / static_cast<double>(mips_.size());
   }
-  double deviation() const {
-    double sum = 0, squares = 0;
-    for (HostId h = 0; h < mips_.size(); ++h) {
-      sum += load(h);
-      squares += load(h) * load(h);
-    }
-    const auto n = static_cast<double>(mips_.size());
-    return std::sqrt(std::max(0.0, squares / n - sum / n * (sum / n)));
-  }
-
   // The best single move, if any helps; guests in `moved` stay.
   bool best_move(const std::vector<bool>& moved, Move& best, HostId& from) const {
     const std::vector<HostId> targets = lowest_of_each_model();
@@ -92,6 +83,7 @@ class Loads {
 
   const World& world_;
   std::vector<double> mips_, ram_;
+  double sum_ = 0;  // of the hosts' loads
   std::vector<std::vector<GuestId>> guests_;
 };
 
@@ -113,39 +105,6 @@ std::vector<Move> GreedyPolicy::plan(const World& world) {
     moves.push_back(move);
   }
   return moves;
-}
-
-double repacked_deviation(const World& world) {
-  Loads loads(world);
-  std::vector<GuestId> order;
-  for (const Host& host : world.hosts())
-    order.insert(order.end(), host.guests.begin(), host.guests.end());
-  std::sort(order.begin(), order.end(), [&](GuestId a, GuestId b) {
-    const double left = world.guests()[a].requested, right = world.guests()[b].requested;
-    return left != right ? left > right : a < b;
-  });
-  const auto hosts = static_cast<HostId>(world.hosts().size());
-  for (const GuestId id : order) {
-    const double mips = world.guests()[id].requested;
-    HostId found = 0;
-    double lowest = 1e300;
-    for (HostId h = 0; h < hosts; ++h) {
-      const double after = loads.load(h) + mips / loads.capacity(h);
-      if (after < lowest && loads.fits(h, world.guests()[id])) {
-        lowest = after;
-        found = h;
-      }
-    }
-    loads.add(found, id);
-  }
-  std::vector<bool> moved(world.guests().size());
-  Move move{};
-  HostId from = 0;
-  for (std::size_t i = 0; i < order.size() && loads.best_move(moved, move, from); ++i) {
-    loads.remove(from, move.guest);
-    loads.add(move.target, move.guest);
-  }
-  return loads.deviation();
 }
 
 }  // namespace godwit::balancer::simulator

@@ -12,9 +12,4 @@ class GreedyPolicy : public Policy {
   std::vector<Move> plan(const World& world) override;
 };
 
-// The deviation of host load when all guests could be placed anew for free with the loads of this
-// moment: longest processing time first, each to the host where it is lowest afterwards, then
-// single moves while they help.
-double repacked_deviation(const World& world);
-
 }  // namespace godwit::balancer::simulator

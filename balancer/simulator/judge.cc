@@ -29,8 +29,9 @@ bool profitable(const MetricsRecorder::MoveRecord& move,
     if (from + load > kHot * from_mips && to <= kHot * to_mips) relieved = true;
     const auto square = [](double x) { return x * x; };
     const double without = std::max(0.0, to - load);  // the guest may have moved on
-    gained += square((from + load) / from_mips) + square(without / to_mips) -
-              square(from / from_mips) - square(to / to_mips);
+    // Times the capacity: otherwise every way to a larger host were a gain.
+    gained += from_mips * (square((from + load) / from_mips) - square(from / from_mips)) -
+              to_mips * (square(to / to_mips) - square(without / to_mips));
   }
   return relieved || (last > first && 2 * empty >= last - first) || gained > 0;
 }

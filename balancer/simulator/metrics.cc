@@ -1,6 +1,7 @@
 #include "balancer/simulator/metrics.h"
 
 #include <algorithm>
+#include <numeric>
 #include <unordered_map>
 
 namespace godwit::balancer::simulator {
@@ -78,6 +79,11 @@ Metrics MetricsRecorder::result() {
   if (load_seconds_ > 0) {
     metrics_.load_deviation /= load_seconds_;
     metrics_.mean_active_hosts /= load_seconds_;
+  }
+  const auto& bounds = metrics_.deviation_bound_series;
+  if (!bounds.empty()) {
+    metrics_.deviation_bound =
+        std::accumulate(bounds.begin(), bounds.end(), 0.0) / static_cast<double>(bounds.size());
   }
   std::unordered_map<std::uint64_t, double> left;  // guest and host -> when it left
   for (const MoveRecord& move : moves_) {

@@ -19,12 +19,14 @@ struct Metrics {
   std::uint64_t unprofitable = 0;  // see docs/balancing.md
   std::uint64_t shutdowns = 0;
   double load_deviation = 0;    // time average of the standard deviation of host load (all hosts)
+  double deviation_bound = 0;   // mean over the samples: every one placed anew for free (bound.h)
   double overload_seconds = 0;  // host-seconds in which the guests asked for more than the host has
   double mean_active_hosts = 0;  // time average
   double energy_bound_kwh = 0;   // every step packed perfectly, fractions allowed, moves free
   double decision_seconds = 0;   // processor time of the policy
   std::uint64_t decision_rounds = 0;
   std::vector<double> deviation_series;  // one value a sample
+  std::vector<double> deviation_bound_series;
   std::vector<double> active_series;
   std::vector<double> power_series;  // kW
   std::vector<double> move_series;
@@ -45,6 +47,7 @@ class MetricsRecorder {
   // Load figures of the whole cluster at `time`: before a placement change and after it.
   void load(double time, double deviation, double overloaded, double active, double bound_watts);
   void sample(double deviation, double active, double kilowatts, double moves);
+  void deviation_bound(double bound) { metrics_.deviation_bound_series.push_back(bound); }
   void moved(double time, std::size_t guest, std::size_t from, std::size_t to);
   void decided(double seconds, std::uint64_t rounds);
 

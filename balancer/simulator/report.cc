@@ -44,10 +44,12 @@ std::string csv_field(const std::string& text) {
 struct Panel {
   const char* title;
   std::vector<double> Metrics::*series;
+  std::vector<double> Metrics::*bound = nullptr;
 };
 constexpr Panel kPanels[] = {{"active hosts", &Metrics::active_series},
                              {"power, kW", &Metrics::power_series},
-                             {"standard deviation of host load", &Metrics::deviation_series},
+                             {"standard deviation of host load (dashed: bound)",
+                              &Metrics::deviation_series, &Metrics::deviation_bound_series},
                              {"moves started a sample", &Metrics::move_series}};
 constexpr const char* kColours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"};
 constexpr double kWidth = 760, kPanelHeight = 130, kLeft = 70, kTop = 60, kGap = 45;
@@ -73,17 +75,32 @@ void draw_panel(std::string& svg, const Panel& panel, double top,
     fmt::format_to(out, "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{} h</text>\n",
                    kLeft + kWidth * hour / 24, top + kPanelHeight + 16, hour);
   }
-  for (std::size_t r = 0; r < results.size(); ++r) {
-    fmt::format_to(out, "<polyline fill=\"none\" stroke=\"{}\" stroke-width=\"1.5\" points=\"",
-                   kColours[r % std::size(kColours)]);
-    const auto& series = results[r].metrics.*panel.series;
+  const auto line = [&](const std::vector<double>& series, const char* style) {
+    fmt::format_to(out, "<polyline fill=\"none\" {} points=\"", style);
     for (std::size_t i = 0; i < series.size(); ++i) {
       fmt::format_to(out, "{:.1f},{:.1f} ",
                      kLeft + kWidth * static_cast<double>(i + 1) / kSamplesPerDay,
                      top + kPanelHeight * (1 - series[i] / most));
     }
     svg += "\"/>\n";
+  };
+  for (std::size_t r = 0; r < results.size(); ++r) {
+    line(results[r].metrics.*panel.series,
+         fmt::format("stroke=\"{}\" stroke-width=\"1.5\"", kColours[r % std::size(kColours)])
+             .c_str());
   }
+  if (panel.bound != nullptr && !results.empty()) {
+    line(results.front().metrics.*panel.bound, "stroke=\"#777\" stroke-dasharray=\"4 3\"");
+  }
+}
+
+}  // namespace
+
+namespace {
+
+std::string bound_text(const Metrics& m) {
+  if (m.deviation_bound_series.empty()) return "bound not computed";
+  return fmt::format("bound {:.5f}: every sample placed anew, moves free", m.deviation_bound);
 }
 
 }  // namespace
@@ -97,13 +114,13 @@ std::string to_text(const Result& r) {
       "  PDM               {:.5f} %\n"
       "  SLAV, ESV         {:.3e}, {:.3e}\n"
       "  migrations        {} ({} undone, {} unprofitable)\n"
-      "  load deviation    {:.5f} (time average over all hosts)\n"
+      "  load deviation    {:.5f} (time average over all hosts; {})\n"
       "  overload          {:.0f} host-seconds\n"
       "  active hosts      {:.1f} (time average), {} shut-downs\n"
       "  decisions         {:.3f} s for {} host rounds, {:.2f} us each; simulated in {:.2f} s\n",
       r.policy, r.trace, r.hosts, r.guests, r.seed, r.idle_removed ? "removed" : "kept",
       m.energy_kwh, m.energy_bound_kwh, m.slatah * 100, m.pdm * 100, m.slav(), m.esv(),
-      m.migrations, m.undone, m.unprofitable, m.load_deviation, m.overload_seconds,
+      m.migrations, m.undone, m.unprofitable, m.load_deviation, bound_text(m), m.overload_seconds,
       m.mean_active_hosts, m.shutdowns, m.decision_seconds, m.decision_rounds,
       m.decision_rounds > 0 ? m.decision_seconds * 1e6 / static_cast<double>(m.decision_rounds) : 0,
       r.wall_seconds);
@@ -112,7 +129,8 @@ std::string to_text(const Result& r) {
 std::string csv_header() {
   return "policy,trace,hosts,guests,seed,idle_removed,energy_kwh,energy_bound_kwh,slatah,pdm,slav,"
          "esv,"
-         "migrations,undone,unprofitable,load_deviation,overload_seconds,mean_active_hosts,"
+         "migrations,undone,unprofitable,load_deviation,load_deviation_bound,overload_seconds,mean_"
+         "active_hosts,"
          "shutdowns,"
          "decision_seconds,decision_rounds,wall_seconds\n";
 }
@@ -120,22 +138,28 @@ std::string csv_header() {
 std::string to_csv(const Result& r) {
   const Metrics& m = r.metrics;
   return fmt::format(
-      "{},{},{},{},{},{},{:.4f},{:.4f},{:.6e},{:.6e},{:.6e},{:.6e},{},{},{},{:.6f},{:.1f},{:.2f},{}"
+      "{},{},{},{},{},{},{:.4f},{:.4f},{:.6e},{:.6e},{:.6e},{:.6e},{},{},{},{:.6f},{},{:.1f},{:.2f}"
+      ",{}"
       ","
       "{:.4f},{},{:.3f}\n",
       csv_field(r.policy), csv_field(r.trace), r.hosts, r.guests, r.seed, r.idle_removed ? 1 : 0,
       m.energy_kwh, m.energy_bound_kwh, m.slatah, m.pdm, m.slav(), m.esv(), m.migrations, m.undone,
-      m.unprofitable, m.load_deviation, m.overload_seconds, m.mean_active_hosts, m.shutdowns,
-      m.decision_seconds, m.decision_rounds, r.wall_seconds);
+      m.unprofitable, m.load_deviation,
+      m.deviation_bound_series.empty() ? std::string() : fmt::format("{:.6f}", m.deviation_bound),
+      m.overload_seconds, m.mean_active_hosts, m.shutdowns, m.decision_seconds, m.decision_rounds,
+      r.wall_seconds);
 }
 
 std::string series_csv(const Result& result) {
   const Metrics& m = result.metrics;
-  std::string csv = "seconds,load_deviation,active_hosts,kilowatts,moves\n";
+  std::string csv = "seconds,load_deviation,load_deviation_bound,active_hosts,kilowatts,moves\n";
   for (std::size_t i = 0; i < m.deviation_series.size(); ++i) {
-    csv +=
-        fmt::format("{},{:.6f},{},{:.4f},{}\n", static_cast<double>(i + 1) * kSampleSeconds,
-                    m.deviation_series[i], m.active_series[i], m.power_series[i], m.move_series[i]);
+    const std::string bound = i < m.deviation_bound_series.size()
+                                  ? fmt::format("{:.6f}", m.deviation_bound_series[i])
+                                  : std::string();
+    csv += fmt::format("{},{:.6f},{},{},{:.4f},{}\n", static_cast<double>(i + 1) * kSampleSeconds,
+                       m.deviation_series[i], bound, m.active_series[i], m.power_series[i],
+                       m.move_series[i]);
   }
   return csv;
 }

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "balancer/simulator/bound.h"
 #include "balancer/simulator/judge.h"
 
 namespace godwit::balancer::simulator {
@@ -131,7 +132,7 @@ void World::update_guest(GuestId id) {
 void World::update_host(HostId id) {
   Host& host = hosts_[id];
   host.previous_used_mips = host.used_mips;
-  host.used_mips = host.requested_mips = 0;
+  host.used_mips = host.requested_mips = host.resident_mips = 0;
   double needed = 0;
   double available = host.model->total_mips;
   bool over = false;
@@ -163,6 +164,7 @@ void World::update_host(HostId id) {
     if (!incoming) {
       recorder_.guest_state(id_of_guest, now_, share, guest.requested, guest.migrating);
       if (guest.migrating) share /= 0.9;
+      host.resident_mips += guest.requested;
     }
     host.used_mips += share;
     host.requested_mips += guest.requested;
@@ -183,10 +185,11 @@ void World::advance(double time) {
       const double from = host.model->power(before);
       watt_seconds += (from + (host.model->power(after) - from) / 2) * seconds;
     }
-    const double load = host.requested_mips / host.model->total_mips;
+    // A guest on its way counts once, where it lives: moving must not raise the bound.
+    const double load = host.resident_mips / host.model->total_mips;
     sum += load;
     squares += load * load;
-    demand += host.requested_mips;
+    demand += host.resident_mips;
     if (load > 1) ++overloaded;
     if (!host.guests.empty()) ++active;
   }
@@ -263,6 +266,7 @@ Metrics World::run(Policy& policy) {
         ++active;
       }
     }
+    if (config_.bounds) recorder_.deviation_bound(repacked_deviation(*this));
     const std::clock_t began = std::clock();
     std::vector<Move> moves = policy.plan(*this);
     recorder_.decided(static_cast<double>(std::clock() - began) / CLOCKS_PER_SEC, hosts_.size());

@@ -66,7 +66,8 @@ struct Host {
   std::vector<GuestId> incoming;  // being copied to here
   double used_mips = 0;
   double previous_used_mips = 0;
-  double requested_mips = 0;
+  double requested_mips = 0;  // incoming guests included, as CloudSim counts
+  double resident_mips = 0;   // asked for by the guests that live here
 
   double utilization() const { return clip(used_mips / model->total_mips); }
   double previous_utilization() const { return clip(previous_used_mips / model->total_mips); }
@@ -95,6 +96,7 @@ struct WorldConfig {
   bool memory_binds = false;  // CloudSim's guests need no RAM or bandwidth after creation
   std::uint64_t seed = 0;     // 0: files in order; otherwise shuffled
   std::size_t guests = 0;     // 0: one a trace; otherwise traces are repeated with shifts
+  bool bounds = true;  // compute the load deviation's bound, which takes time in large clusters
   bool spread_start =
       false;  // start evenly spread (for goal balance) rather than by CloudSim's placement
 };

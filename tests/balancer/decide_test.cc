@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 
 namespace godwit::balancer {
@@ -74,6 +75,50 @@ TEST(Decide, SwapsWhenNothingFitsAlone) {
   const auto decisions = decide(view, default_policy(Goal::kBalance));
   ASSERT_EQ(decisions.front().action, Action::kSwap);
   EXPECT_EQ(decisions.front().partner, 77u);
+}
+
+TEST(Decide, ASwapCountsAgainstTheLimitsOfBothHostsBothWays) {
+  ClusterView view = plain_view(1.2, 2, {plain_host(1, 0.6)});
+  view.hot = true;
+  GuestView offer = view.guests[0];
+  offer.id = 77;
+  offer.demand = offer.forecast.mean = 350;
+  view.peers[0].offers.push_back(offer);
+  const PolicyConfig policy = default_policy(Goal::kBalance);
+  ASSERT_EQ(decide(view, policy).front().action, Action::kSwap);
+  view.self.incoming = policy.incoming_limit;
+  EXPECT_EQ(decide(view, policy).front().action, Action::kRefuse);
+  view.self.incoming = 0;
+  view.peers[0].outgoing = policy.outgoing_limit;
+  EXPECT_EQ(decide(view, policy).front().action, Action::kRefuse);
+  // Another of the same kind: the first swap leaves no room among the moves in flight.
+  view.peers[0].outgoing = policy.outgoing_limit - 1;
+  view.self.incoming = policy.incoming_limit - 1;
+  view.peers.push_back(view.peers[0]);
+  view.peers[1].id = 2;
+  view.peers[1].offers[0].id = 78;
+  view.self = plain_host(0, 1.8);
+  view.self.incoming = policy.incoming_limit - 1;
+  view.guests.push_back(view.guests[0]);
+  view.guests[2].id = 3;
+  const auto swaps = [&] {
+    const auto decisions = decide(view, policy);
+    return std::count_if(decisions.begin(), decisions.end(),
+                         [](const Decision& decision) { return decision.action == Action::kSwap; });
+  };
+  EXPECT_EQ(swaps(), 1);
+  view.self.incoming = 0;
+  EXPECT_EQ(swaps(), 2);
+}
+
+TEST(Decide, EvensOutLoadsNotSquares) {
+  // The large host takes more, but only until both have the same load.
+  ClusterView view = plain_view(0.5, 50, {plain_host(1, 0.5)});
+  view.peers[0].capacity = 4000;
+  view.peers[0].forecast.mean = view.peers[0].demand = 2000;
+  PolicyConfig eager = default_policy(Goal::kBalance);
+  eager.deadband = 0;
+  EXPECT_EQ(decide(view, eager).front().action, Action::kStay);
 }
 
 TEST(Decide, WakesAHostOnlyWhenNoAwakeOneHasRoom) {

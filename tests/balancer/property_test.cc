@@ -254,7 +254,7 @@ TEST(DecideProperty, CountsAHostOnceAndAGuestOnceHoweverOftenTheyAreListed) {
 
 TEST(DecideProperty, LoadsThatStayTheSameComeToRest) {
   std::size_t moved = 0;
-  const bool all = for_seeds(4'000, [&](std::uint64_t seed) {
+  const bool all = for_seeds(20'000, [&](std::uint64_t seed) {
     StaticCluster cluster(seed);
     const StaticCluster::Outcome outcome = cluster.run(30);
     EXPECT_TRUE(outcome.at_rest) << outcome.log;
