@@ -18,7 +18,7 @@ namespace godwit::node {
 
 namespace {
 
-constexpr std::array<Command, 11> kCommands{{
+constexpr std::array<Command, 12> kCommands{{
     {"run", run_command, "boot a guest and run it in the foreground"},
     {"receive", receive_command, "take one guest from another host and run it"},
     {"migrate", migrate_command, "move a running guest to another host"},
@@ -29,6 +29,7 @@ constexpr std::array<Command, 11> kCommands{{
     {"resume", resume_command, "let a paused guest run on"},
     {"stop", stop_command, "press a guest's power button, or end it with --force"},
     {"resolve", resolve_command, "decide where a guest runs after a move lost its connection"},
+    {"top", top_command, "watch a node: hosts, guests, moves, decisions"},
     {"simulate", simulate_command, "run a day of load traces through the balancer"},
 }};
 

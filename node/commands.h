@@ -20,6 +20,7 @@ int pause_command(const Words& words);
 int resume_command(const Words& words);
 int stop_command(const Words& words);
 int resolve_command(const Words& words);
+int top_command(const Words& words);
 int simulate_command(const Words& words);
 
 struct Command {

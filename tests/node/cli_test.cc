@@ -96,7 +96,7 @@ TEST_F(Cli, PrintsItsVersion) {
 
 TEST_F(Cli, ExplainsEveryCommand) {
   for (const auto* command : {"run", "receive", "migrate", "cancel", "list", "status", "pause",
-                              "resume", "stop", "resolve"}) {
+                              "resume", "stop", "resolve", "top"}) {
     const Result result = godwit({command, "--help"});
     EXPECT_EQ(result.code, 0) << command;
     EXPECT_EQ(result.out.rfind(std::string("Usage: godwit ") + command, 0), 0u) << result.out;
@@ -104,6 +104,16 @@ TEST_F(Cli, ExplainsEveryCommand) {
     EXPECT_EQ(result.err, "");
   }
   EXPECT_EQ(godwit({"--help"}).code, 0);
+}
+
+TEST_F(Cli, TopSaysWhenNoNodeServes) {
+  const std::string none = dir_ + "/node.api";
+  EXPECT_EQ(line(1, {"top", "--node", none}),
+            "godwit: top: no node: there is no " + none +
+                "; `godwit node` starts one, --node says where it serves");
+  EXPECT_EQ(line(1, {"top", "--once", "--node", dir_ + "/text"}).find("godwit: top: no node: "),
+            0u);
+  EXPECT_EQ(line(2, {"top", "--interval", "1ms"}), "godwit: top: --interval: from 100ms to 60min");
 }
 
 TEST_F(Cli, RefusesCommandsThatAreNone) {
