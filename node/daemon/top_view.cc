@@ -89,7 +89,8 @@ Number forecast_of(const json& object) {
 void add_bar(ScreenLine& line, std::size_t columns, Number share, Number forecast) {
   const std::size_t inner = columns - 2;
   const auto cells = [inner](double ratio) {
-    return static_cast<std::size_t>(std::clamp(ratio, 0.0, 1.0) * static_cast<double>(inner) + 0.5);
+    return static_cast<std::size_t>(
+        std::lround(std::clamp(ratio, 0.0, 1.0) * static_cast<double>(inner)));
   };
   std::string text(inner, ' ');
   if (share) std::fill_n(text.begin(), cells(*share), '#');
@@ -142,7 +143,7 @@ std::vector<ScreenLine> head_lines(const json& node, const Layout& layout) {
   return {first, second};
 }
 
-void host_notes(ScreenLine& line, const json& host, std::string notes) {
+void host_notes(ScreenLine& line, const json& host, const std::string& notes) {
   line.right(count(number_in(host, "guests")), 7).add("  ");
   const bool hot = number_in(host, "hot").value_or(0) != 0;
   if (hot) line.add(notes.empty() ? "hot" : "hot, ", Style::kBad);
@@ -236,6 +237,7 @@ std::vector<const json*> sorted(const json& list, const char* key, bool ascendin
   std::stable_sort(keyed.begin(), keyed.end(),
                    [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<const json*> out;
+  out.reserve(keyed.size());
   for (const auto& one : keyed) out.push_back(one.second);
   return out;
 }
