@@ -112,13 +112,14 @@ TEST(Decide, ASwapCountsAgainstTheLimitsOfBothHostsBothWays) {
 }
 
 TEST(Decide, EvensOutLoadsNotSquares) {
-  // The large host takes more, but only until both have the same load.
-  ClusterView view = plain_view(0.5, 50, {plain_host(1, 0.5)});
-  view.peers[0].capacity = 4000;
-  view.peers[0].forecast.mean = view.peers[0].demand = 2000;
-  PolicyConfig eager = default_policy(Goal::kBalance);
-  eager.deadband = 0;
-  EXPECT_EQ(decide(view, eager).front().action, Action::kStay);
+  // By plain squares nothing may leave a large host for a small one.
+  ClusterView view = plain_view(0.6, 20, {plain_host(1, 0.3)});
+  view.self.capacity = 4000;
+  view.self.forecast.mean = view.self.demand = 2400;
+  for (GuestView& guest : view.guests) guest.demand = guest.forecast.mean = 120;
+  PolicyConfig policy = default_policy(Goal::kBalance);
+  policy.deadband = 0;
+  EXPECT_TRUE(moves(decide(view, policy).front()));
 }
 
 TEST(Decide, WakesAHostOnlyWhenNoAwakeOneHasRoom) {

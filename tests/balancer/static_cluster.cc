@@ -27,6 +27,10 @@ StaticCluster::StaticCluster(std::uint64_t seed)
   const double each = random_.real(0.1, 1.2) * 4500 * static_cast<double>(nodes_.size()) /
                       static_cast<double>(count_ + 1);
   const bool noisy = random_.chance(0.7);
+  // Pairs that fill a host a little above the mark where it counts as overloaded, cheap to move.
+  const bool tight = random_.chance(0.2);
+  const double capacity = nodes_.front().host.capacity;
+  if (tight) count_ = 2;
   for (GuestId id = 1; id <= count_; ++id) {
     GuestView guest;
     guest.id = id;
@@ -34,6 +38,11 @@ StaticCluster::StaticCluster(std::uint64_t seed)
     guest.forecast.mean = guest.demand = std::min(2500.0, each * random_.real(0, 2));
     if (noisy) guest.forecast.variance = std::pow(guest.demand * random_.real(0, 0.5), 2);
     guest.memory = random_.real(100, 2000);
+    if (tight) {
+      guest.forecast.mean = guest.demand = capacity * random_.real(0.445, 0.465);
+      guest.forecast.variance = std::pow(capacity * random_.real(0.01, 0.03), 2);
+      guest.memory = random_.real(5, 50);
+    }
     // Start crowded or spread.
     nodes_[random_.below(1 + random_.below(nodes_.size()))].guests[id] = guest;
   }
