@@ -60,30 +60,37 @@ const char* name(Obstacle obstacle) {
   return "?";
 }
 
-std::string explain(const Decision& d) {
+std::string explain(const Decision& decision) {
+  const auto number = [](std::uint64_t id) { return std::to_string(id); };
+  return explain(decision, number, number);
+}
+
+std::string explain(const Decision& d, const std::function<std::string(GuestId)>& guest_name,
+                    const std::function<std::string(HostId)>& host_name) {
   const auto percent = [](double load) { return load * 100; };
   switch (d.action) {
     case Action::kStay:
     case Action::kRefuse:
-      return fmt::format("{} ({}): host {} at {:.1f} %: {}{}; best benefit {:.1f}, cost {:.1f}",
-                         name(d.action), name(d.cause), d.source, percent(d.source_before),
-                         name(d.obstacle), d.guest != 0 ? fmt::format(" (guest {})", d.guest) : "",
-                         d.benefit, d.cost);
+      return fmt::format(
+          "{} ({}): host {} at {:.1f} %: {}{}; best benefit {:.1f}, cost {:.1f}", name(d.action),
+          name(d.cause), host_name(d.source), percent(d.source_before), name(d.obstacle),
+          d.guest != 0 ? fmt::format(" (guest {})", guest_name(d.guest)) : "", d.benefit, d.cost);
     case Action::kWake:
       return fmt::format("wake host {} ({}): host {} at {:.1f} % and no awake peer has room",
-                         d.target, name(d.cause), d.source, percent(d.source_before));
+                         host_name(d.target), name(d.cause), host_name(d.source),
+                         percent(d.source_before));
     case Action::kMove:
     case Action::kSwap:
       break;
   }
   const std::string partner =
-      d.action == Action::kSwap ? fmt::format(" against guest {}", d.partner) : "";
+      d.action == Action::kSwap ? fmt::format(" against guest {}", guest_name(d.partner)) : "";
   return fmt::format(
       "{} guest {}{} from host {} to host {} ({}): expected source {:.1f} % -> {:.1f} %, target "
       "{:.1f} % -> {:.1f} %; benefit {:.1f}, cost {:.1f}; about {:.1f} s, paused {:.0f} ms",
-      name(d.action), d.guest, partner, d.source, d.target, name(d.cause), percent(d.source_before),
-      percent(d.source_after), percent(d.target_before), percent(d.target_after), d.benefit, d.cost,
-      d.seconds, d.downtime * 1000);
+      name(d.action), guest_name(d.guest), partner, host_name(d.source), host_name(d.target),
+      name(d.cause), percent(d.source_before), percent(d.source_after), percent(d.target_before),
+      percent(d.target_after), d.benefit, d.cost, d.seconds, d.downtime * 1000);
 }
 
 }  // namespace godwit::balancer

@@ -2,6 +2,7 @@
 // kept as a number; `explain` turns it into a sentence.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "balancer/view.h"
@@ -52,7 +53,9 @@ struct Decision {
 const char* name(Action action);
 const char* name(Cause cause);
 const char* name(Obstacle obstacle);
-// One line in words and numbers.
+// One line in words and numbers; guests and hosts by their numbers, or as the caller names them.
 std::string explain(const Decision& decision);
+std::string explain(const Decision& decision, const std::function<std::string(GuestId)>& guest_name,
+                    const std::function<std::string(HostId)>& host_name);
 
 }  // namespace godwit::balancer
