@@ -18,7 +18,7 @@ namespace godwit::node {
 
 namespace {
 
-constexpr std::array<Command, 12> kCommands{{
+constexpr std::array<Command, 17> kCommands{{
     {"run", run_command, "boot a guest and run it in the foreground"},
     {"receive", receive_command, "take one guest from another host and run it"},
     {"migrate", migrate_command, "move a running guest to another host"},
@@ -30,6 +30,11 @@ constexpr std::array<Command, 12> kCommands{{
     {"stop", stop_command, "press a guest's power button, or end it with --force"},
     {"resolve", resolve_command, "decide where a guest runs after a move lost its connection"},
     {"top", top_command, "watch a node: hosts, guests, moves, decisions"},
+    {"node", node_command, "keep the guests of this host and balance them with its peers"},
+    {"start", start_command, "have the node start a guest in the background"},
+    {"drain", drain_command, "move all guests of this host away and keep it closed"},
+    {"undrain", undrain_command, "open a drained host again"},
+    {"explain", explain_command, "show what the balancer decided, and why"},
     {"simulate", simulate_command, "run a day of load traces through the balancer"},
 }};
 

@@ -21,6 +21,11 @@ int resume_command(const Words& words);
 int stop_command(const Words& words);
 int resolve_command(const Words& words);
 int top_command(const Words& words);
+int node_command(const Words& words);
+int start_command(const Words& words);
+int drain_command(const Words& words);
+int undrain_command(const Words& words);
+int explain_command(const Words& words);
 int simulate_command(const Words& words);
 
 struct Command {

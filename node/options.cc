@@ -83,9 +83,16 @@ Options& Options::argument(const char* name) {
   return *this;
 }
 
+Options& Options::config(const char* help) {
+  own_config_ = help;
+  return *this;
+}
+
 bool Options::parse(const std::vector<std::string>& words) {
-  visible_.add_options()("config", string_value("FILE"),
-                         "read options from an INI file (name = value); the command line wins");
+  value("config", "FILE",
+        own_config_ != nullptr
+            ? own_config_
+            : "read options from an INI file (name = value); the command line wins");
   visible_.add_options()("help,h", po::bool_switch(), "show this help");
   po::options_description all;
   all.add(visible_).add(hidden_);
@@ -100,7 +107,7 @@ bool Options::parse(const std::vector<std::string>& words) {
     print_help();
     return false;
   }
-  if (has("config")) read_config_file(text("config"));
+  if (own_config_ == nullptr && has("config")) read_config_file(text("config"));
   for (const std::string& argument : arguments_) {
     if (values_.count(argument) == 0) {
       throw UsageError(fmt::format("{} is missing: godwit {}", argument, synopsis_));

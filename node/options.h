@@ -29,6 +29,8 @@ class Options {
   Options& value(const char* name, const char* placeholder, const char* help,
                  const std::string& default_value);
   Options& values(const char* name, const char* placeholder, const char* help);
+  /// --config FILE means something of this command's own; without this it is a file of options.
+  Options& config(const char* help);
   /// An argument without a flag, such as the guest's NAME; always required.
   Options& argument(const char* name);
 
@@ -58,6 +60,7 @@ class Options {
   boost::program_options::positional_options_description positional_;
   boost::program_options::variables_map values_;
   std::vector<std::string> arguments_;
+  const char* own_config_ = nullptr;
 };
 
 }  // namespace godwit::node

@@ -1,0 +1,200 @@
+// start, drain, undrain, explain: one request each to the node of this host.
+#include <fmt/format.h>
+
+#include <ctime>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "node/commands.h"
+#include "node/control_socket.h"
+#include "node/daemon/json_fields.h"
+#include "node/daemon/node_client.h"
+#include "node/daemon/screen_text.h"
+#include "node/exit_codes.h"
+#include "node/machine_options.h"
+#include "node/options.h"
+
+namespace godwit::node {
+
+using nlohmann::json;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr const char* kCodes = "Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage.";
+
+Options& with_node(Options& options) {
+  return options.value("node", "SOCKET", "of the node, instead of the one of this host");
+}
+
+NodeClient node_of(const Options& options) {
+  return NodeClient(options.has("node") ? options.text("node") : runtime_directory() + "/node.api",
+                    nullptr);
+}
+
+std::string when(const json& record) {
+  const auto time = static_cast<std::time_t>(number_in(record, "time").value_or(0));
+  std::tm local{};
+  ::localtime_r(&time, &local);
+  char text[32] = {};
+  std::strftime(text, sizeof text, "%F %T", &local);
+  return text;
+}
+
+/// What became of a decision, in words; empty while nothing has.
+std::string outcome_text(const json& record) {
+  const json& outcome = field(record, "outcome");
+  if (!outcome.is_object()) return {};
+  std::string text = printable(text_in(outcome, "status").value_or("?"));
+  if (const auto ms = number_in(outcome, "total_ms")) {
+    text += fmt::format(" in {:.1f} s (predicted {:.1f} s)", *ms / 1000,
+                        number_in(field(record, "predicted"), "seconds").value_or(0));
+  }
+  if (const auto ms = number_in(outcome, "downtime_ms"))
+    text += fmt::format(", paused {:.0f} ms", *ms);
+  if (const auto reason = text_in(outcome, "reason"); reason && !reason->empty()) {
+    text += ": " + printable(*reason);
+  }
+  const auto before = number_in(outcome, "source_load_before");
+  const auto later = number_in(outcome, "source_load_later");
+  if (before && later) {
+    text += fmt::format("; the load here went from {:.0f} % to {:.0f} %{}", *before * 100,
+                        *later * 100, *later < *before ? "" : ": it did not help");
+  }
+  return text;
+}
+
+void print_record(const json& record) {
+  fmt::print("{}  {}\n", when(record), printable(text_in(record, "text").value_or("?")));
+  const json& inputs = field(record, "inputs");
+  for (const json& peer : list_in(inputs, "peers")) {
+    fmt::print("    {:<16} load {:5.1f} %, forecast {:5.1f} %\n",
+               printable(text_in(peer, "name").value_or("?")),
+               number_in(peer, "load").value_or(0) * 100,
+               number_in(peer, "forecast_load").value_or(0) * 100);
+  }
+  if (const std::string outcome = outcome_text(record); !outcome.empty()) {
+    fmt::print("    -> {}\n", outcome);
+  }
+}
+
+}  // namespace
+
+int start_command(const Words& words) {
+  Options options(
+      "start --name NAME --kernel PATH [OPTION...]",
+      "Has the node of this host start a guest in the background and keep it.",
+      "Its console is in DIRECTORY/console/NAME.log, DIRECTORY as in the node's configuration.\n" +
+          std::string(kCodes));
+  add_machine_options(options);
+  options
+      .value("sensitivity", "WEIGHT",
+             "of its lost work when it is moved: 0 batch, 1, 10 a database", "1")
+      .values("needs", "CAPABILITY", "only hosts that have it; repeatable")
+      .value("apart", "GROUP", "at most one guest of the group on a host")
+      .value("together", "GROUP", "guests of the group stay on one host")
+      .flag("pin", "never move it");
+  if (!with_node(options).parse(words)) return kExitOk;
+  const vmm::MachineConfig config = machine_config(options);
+  json disks = json::array();
+  for (const vmm::DiskConfig& disk : config.disks) {
+    disks.push_back({{"path", disk.path}, {"read_only", disk.read_only}});
+  }
+  json attributes{{"needs", options.all("needs")}, {"pinned", options.on("pin")}};
+  attributes["sensitivity"] = json::parse(options.text("sensitivity"), nullptr, false);
+  if (!attributes["sensitivity"].is_number()) throw UsageError("--sensitivity: must be a number");
+  for (const char* key : {"apart", "together"}) {
+    if (options.has(key)) attributes[key] = options.text(key);
+  }
+  json request{{"name", config.name},
+               {"kernel", config.kernel},
+               {"append", config.command_line},
+               {"memory_bytes", config.memory_bytes},
+               {"cpus", config.cpus},
+               {"disks", disks},
+               {"huge_pages", config.huge_pages},
+               {"attributes", attributes}};
+  if (!config.initrd.empty()) request["initrd"] = config.initrd;
+  const json status = node_of(options).request("POST", "/v1/guests", request, 30s);
+  fmt::print("{} runs (pid {})\n", config.name,
+             static_cast<long>(number_in(status, "pid").value_or(0)));
+  return kExitOk;
+}
+
+int drain_command(const Words& words) {
+  Options options(
+      "drain [--node SOCKET] [--json]",
+      "Moves every guest of this host to its peers, by a plan that is checked to fit before the "
+      "first move,\nand keeps the host closed until `godwit undrain`.",
+      "Ctrl-C stops watching, not draining; `godwit undrain` stops it.\n"
+      "Exit codes: 0 empty, 1 refused or failed (one line says why), 2 wrong usage.");
+  options.flag("json", "print the plan and the end as JSON lines");
+  if (!with_node(options).parse(words)) return kExitOk;
+  const NodeClient node = node_of(options);
+  const json plan = node.request("PUT", "/v1/drain", json::object(), 10s);
+  if (options.on("json")) fmt::print("{}\n", plan.dump());
+  const json& moves = list_in(plan, "plan");
+  if (!options.on("json")) {
+    for (const json& move : moves) {
+      fmt::print("{} goes to {}\n", text_in(move, "guest").value_or("?"),
+                 text_in(move, "to").value_or("?"));
+    }
+  }
+  for (std::string trouble;;) {
+    const json status = node.request("GET", "/v1/node", nullptr, 10s);
+    const std::string state = text_in(status, "state").value_or("");
+    const std::size_t left = list_in(status, "guests").size();
+    if (const std::string now = text_in(status, "drain_trouble").value_or(""); now != trouble) {
+      trouble = now;
+      if (!now.empty()) fmt::print(stderr, "godwit: drain: {}\n", printable(now));
+    }
+    if (state != "draining") {
+      if (options.on("json")) {
+        fmt::print("{}\n", json{{"state", state}, {"guests_left", left}}.dump());
+      } else if (left == 0) {
+        fmt::print("empty, and closed until godwit undrain\n");
+      }
+      if (left > 0 && state != "closed")
+        throw std::runtime_error("the drain was stopped by undrain");
+      if (left > 0) throw std::runtime_error(fmt::format("{} guests are left: {}", left, trouble));
+      return kExitOk;
+    }
+    std::this_thread::sleep_for(200ms);
+  }
+}
+
+int undrain_command(const Words& words) {
+  Options options("undrain [--node SOCKET]",
+                  "Opens a drained host to guests again, and stops a drain.", kCodes);
+  if (!with_node(options).parse(words)) return kExitOk;
+  node_of(options).request("PUT", "/v1/undrain", json::object(), 10s);
+  return kExitOk;
+}
+
+int explain_command(const Words& words) {
+  Options options(
+      "explain [--guest NAME] [--node SOCKET] [--json]",
+      "Shows what the balancer of this host decided, and refused, why, and what came of it.",
+      kCodes);
+  options.value("guest", "NAME", "only decisions about this guest")
+      .flag("json", "print the records as JSON");
+  if (!with_node(options).parse(words)) return kExitOk;
+  std::string target = "/v1/decisions";
+  if (options.has("guest")) {
+    if (const std::string why = name_complaint(options.text("guest")); !why.empty()) {
+      throw UsageError("--guest: " + why);
+    }
+    target += "/" + options.text("guest");
+  }
+  const json records = node_of(options).request("GET", target, nullptr, 10s);
+  if (options.on("json")) {
+    fmt::print("{}\n", records.dump(2));
+  } else if (records.empty()) {
+    fmt::print("no decisions yet\n");
+  } else {
+    for (const json& record : records) print_record(record);
+  }
+  return kExitOk;
+}
+
+}  // namespace godwit::node

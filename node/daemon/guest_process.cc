@@ -1,0 +1,95 @@
+#include "node/daemon/guest_process.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spawn.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <stdexcept>
+
+namespace godwit::node {
+
+namespace {
+
+constexpr const char* kGroups = "/sys/fs/cgroup/godwit";
+
+std::string group_of(const std::string& name) { return fmt::format("{}/{}", kGroups, name); }
+
+/// Best effort: many hosts, and all containers, do not let us.
+void enter_group(const std::string& name, pid_t pid) {
+  if (::access("/sys/fs/cgroup/cgroup.controllers", F_OK) != 0) return;
+  ::mkdir(kGroups, 0755);
+  ::mkdir(group_of(name).c_str(), 0755);
+  std::ofstream(group_of(name) + "/cgroup.procs") << pid;
+}
+
+struct SpawnSettings {
+  SpawnSettings() {
+    ::posix_spawn_file_actions_init(&files);
+    ::posix_spawnattr_init(&attributes);
+  }
+  ~SpawnSettings() {
+    ::posix_spawn_file_actions_destroy(&files);
+    ::posix_spawnattr_destroy(&attributes);
+  }
+  posix_spawn_file_actions_t files;
+  posix_spawnattr_t attributes;
+};
+
+}  // namespace
+
+GuestProcess GuestProcess::start(const std::string& name, const std::vector<std::string>& words,
+                                 const std::string& log) {
+  SpawnSettings settings;
+  ::posix_spawn_file_actions_addopen(&settings.files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  ::posix_spawn_file_actions_addopen(&settings.files, STDOUT_FILENO, log.c_str(),
+                                     O_WRONLY | O_CREAT | O_APPEND, 0640);
+  ::posix_spawn_file_actions_adddup2(&settings.files, STDOUT_FILENO, STDERR_FILENO);
+  sigset_t none;
+  sigemptyset(&none);
+  ::posix_spawnattr_setsigmask(&settings.attributes, &none);
+  ::posix_spawnattr_setflags(&settings.attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK);
+
+  std::vector<std::string> text{"godwit"};
+  text.insert(text.end(), words.begin(), words.end());
+  std::vector<char*> argv;
+  for (std::string& word : text) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  pid_t pid = 0;
+  const int error = ::posix_spawn(&pid, "/proc/self/exe", &settings.files, &settings.attributes,
+                                  argv.data(), environ);
+  if (error != 0) {
+    throw std::runtime_error(fmt::format("cannot start a process for {} with its log {}: {}", name,
+                                         log, std::strerror(error)));
+  }
+  enter_group(name, pid);
+  return {name, pid, true};
+}
+
+bool GuestProcess::alive() {
+  if (ended_) return false;
+  if (ours_) {
+    int status = 0;
+    const pid_t done = ::waitpid(pid_, &status, WNOHANG);
+    if (done == pid_) status_ = status;
+    ended_ = done == pid_ || (done < 0 && errno == ECHILD);
+  } else {
+    ended_ = pid_ <= 0 || (::kill(pid_, 0) != 0 && errno == ESRCH);
+  }
+  if (ended_) leave_group();
+  return !ended_;
+}
+
+void GuestProcess::leave_group() const { ::rmdir(group_of(name_).c_str()); }
+
+void GuestProcess::signal(int number) {
+  if (alive()) ::kill(pid_, number);
+}
+
+}  // namespace godwit::node

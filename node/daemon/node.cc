@@ -1,0 +1,90 @@
+#include "node/daemon/node.h"
+
+#include <fmt/format.h>
+#include <time.h>
+
+#include <filesystem>
+
+#include "node/exit_codes.h"
+
+namespace godwit::node {
+
+using nlohmann::json;
+
+namespace {
+
+std::string made(const std::string& directory) {
+  for (const char* below : {"", "/guests", "/log", "/console"}) {
+    std::filesystem::create_directories(directory + below);
+  }
+  return directory;
+}
+
+}  // namespace
+
+Node::Node(NodeConfig config, std::shared_ptr<const TlsContext> tls)
+    : config_(std::move(config)),
+      records_(made(config_.directory) + "/decisions.jsonl"),
+      mode_(config_.mode),
+      peers_(config_, std::move(tls)) {
+  adopt();
+  ticker_ = std::thread([this] { tick(); });
+}
+
+Node::~Node() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+  }
+  changed_.notify_all();
+  ticker_.join();
+  if (drainer_.joinable()) drainer_.join();
+  for (Move& move : moves_) move.thread.join();
+}
+
+// CLOCK_BOOTTIME: goes on over a suspend and over a restart of the node, and no one can set it.
+double Node::seconds() const {
+  timespec time{};
+  ::clock_gettime(CLOCK_BOOTTIME, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
+void Node::tick() {
+  auto due = std::chrono::steady_clock::now();
+  for (;;) {
+    const double now = seconds();
+    try {
+      look_after_guests(now);
+      balance(now);
+      judge(now);
+    } catch (const std::exception& error) {
+      fmt::print(stderr, "godwit: node: {}\n", error.what());
+    }
+    due = std::max(due + config_.interval, std::chrono::steady_clock::now());
+    std::unique_lock lock(mutex_);
+    changed_.wait_until(lock, due, [this] { return ending_; });
+    if (ending_) return;
+    for (auto move = moves_.begin(); move != moves_.end();) {
+      if (!move->done) {
+        ++move;
+        continue;
+      }
+      move->thread.join();
+      move = moves_.erase(move);
+    }
+  }
+}
+
+void Node::set_mode(Mode mode) {
+  const std::lock_guard lock(mutex_);
+  mode_ = mode;
+}
+
+void Node::undrain() {
+  const std::lock_guard lock(mutex_);
+  state_ = State::kOpen;
+  empty_since_ = -1;
+  drain_trouble_.clear();
+}
+
+}  // namespace godwit::node

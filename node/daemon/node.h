@@ -1,0 +1,150 @@
+// The VMM of a host: keeps its guests (each in a process of its own), measures them and itself,
+// asks its peers, lets the balancer decide, and carries out what it decides. Public methods may be
+// called from any thread; those said to block do so without the lock.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "balancer/decide.h"
+#include "balancer/detection.h"
+#include "node/control_client.h"
+#include "node/daemon/host_load.h"
+#include "node/daemon/managed_guest.h"
+#include "node/daemon/node_config.h"
+#include "node/daemon/peers.h"
+#include "node/daemon/records.h"
+#include "node/guest_control.h"
+
+namespace godwit::node {
+
+class Node {
+ public:
+  /// Adopts the guests whose control sockets answer in the runtime directory. Throws
+  /// std::runtime_error when its directories cannot be used.
+  Node(NodeConfig config, std::shared_ptr<const TlsContext> tls);
+  /// Guests live on. A move in flight is its guest's own affair and goes on, too.
+  ~Node();
+  Node(const Node&) = delete;
+  Node& operator=(const Node&) = delete;
+
+  /// The whole of GET /v1/node; `view`: only what a peer needs.
+  nlohmann::json status();
+  nlohmann::json view();
+  nlohmann::json guests();
+  const Records& records() const { return records_; }
+
+  /// Starts a guest of docs/api.md's description and waits until it runs. Blocks. Throws BadRequest
+  /// and Conflict (guest_control.h), std::runtime_error when it does not start.
+  nlohmann::json start(const nlohmann::json& request);
+  /// Moves a guest to a peer, by name; or to whichever the balancer finds best. Blocks until the
+  /// move has ended and returns the guest's report, with "peer".
+  nlohmann::json migrate(const std::string& guest, const std::string& peer);
+  /// Closes this node and moves its guests away, by a plan that fits as a whole or is refused
+  /// (Conflict) with nothing changed. Returns once the moves have begun. Blocks for the plan.
+  nlohmann::json drain();
+  void undrain();
+  void set_mode(Mode mode);
+
+  /// A peer asks for room for a guest that it would move here: {id, address}. Blocks until the
+  /// guest's process listens. Throws Conflict with the reason.
+  nlohmann::json reserve(const nlohmann::json& request);
+  /// The move was given up. Nothing happens if it has begun or is unknown.
+  void release(const std::string& reservation);
+
+ private:
+  struct Move {
+    std::string guest, to;
+    std::chrono::steady_clock::time_point since;
+    std::thread thread;
+    bool done = false;
+  };
+  /// A decision's move whose outcome is to be judged once the loads have settled.
+  struct Verdict {
+    std::uint64_t record;
+    double due;
+    double load_before;
+  };
+
+  // node_guests.cc
+  void adopt();
+  void keep(const ManagedGuest& guest) const;
+  void forget(const std::string& name);
+  void look_after_guests(double now);
+  void settle_reservation(ManagedGuest& guest, double now);
+  ManagedGuest& add_guest(const std::string& name, GuestProcess process);
+  ManagedGuest* find(const std::string& name);
+  std::string last_words(const std::string& name) const;
+  std::string log_of(const std::string& name) const;
+
+  // node_view.cc
+  struct Names {
+    std::vector<std::string> hosts;  // by id; 0 is this node
+    std::map<std::uint64_t, std::string> guests;
+  };
+  balancer::HostView self_view() const;
+  balancer::GuestView guest_view(const ManagedGuest& guest, double now, const Names& names) const;
+  balancer::ClusterView cluster_view(double now, Names& names);
+  nlohmann::json host_json();
+  nlohmann::json guest_json(const ManagedGuest& guest, double now) const;
+  std::uint64_t capability_bits(const std::vector<std::string>& names);
+
+  // node_moves.cc
+  void balance(double now);
+  std::vector<balancer::Decision> consider(balancer::ClusterView& view);
+  std::uint64_t record(const balancer::Decision& decision, const balancer::ClusterView& view,
+                       const Names& names);
+  void carry_out(const balancer::Decision& decision, std::uint64_t record, const Names& names);
+  nlohmann::json move_guest(const std::string& guest, const std::string& peer,
+                            std::uint64_t record);
+  void launch_move(const std::string& guest, const std::string& peer, std::uint64_t record);
+  void judge(double now);
+  void run_drain();
+  void run_hook(const std::string& command, const std::string& argument) const;
+
+  void tick();
+  double seconds() const;
+
+  const NodeConfig config_;
+  Records records_;
+  const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+
+  std::mutex mutex_;  // guards all below
+  std::condition_variable changed_;
+  bool ending_ = false;
+  Mode mode_;
+  enum class State { kOpen, kDraining, kClosed, kAsleep } state_ = State::kOpen;
+  std::map<std::string, ManagedGuest> guests_;
+  std::uint64_t next_id_ = 1;
+  std::list<Move> moves_;
+  std::vector<Verdict> verdicts_;
+  HostLoad host_load_;
+  HostSample host_;
+  balancer::OverloadDetector detector_;
+  bool hot_ = false;
+  std::uint64_t wanted_ = 0;  // bit 0: the newest round wanted to move something
+  double last_arrival_ = -1e18;
+  double quiet_until_ = 0;
+  double empty_since_ = -1;
+  std::map<std::string, unsigned> capability_bits_;
+  nlohmann::json last_refusal_;  // so that the same one is not recorded every second
+  double last_recorded_ = -1e18;
+  std::map<std::string, std::uint64_t> counters_;
+  std::string drain_trouble_;
+  std::mt19937_64 random_{std::random_device{}()};
+  std::thread drainer_;
+
+  Peers peers_;
+  std::thread ticker_;  // last: uses all of the above
+};
+
+}  // namespace godwit::node

@@ -1,0 +1,131 @@
+#include "node/daemon/node_api.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <string_view>
+
+#include "node/daemon/json_fields.h"
+#include "node/daemon/metrics.h"
+
+namespace godwit::node {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr std::string_view kReservations = "/v1/reservations";
+constexpr std::size_t kRecordsShown = 200;
+
+ApiResponse ok(const json& value) {
+  return {200, value.dump(-1, ' ', false, json::error_handler_t::replace)};
+}
+ApiResponse done() { return ok({{"ok", true}}); }
+
+json body_of(const ApiRequest& request) {
+  if (request.body.empty()) return json::object();
+  json body = json::parse(request.body, nullptr, false);
+  if (!body.is_object()) throw BadRequest("the body must be a JSON object");
+  return body;
+}
+
+std::string required(const json& body, const char* key) {
+  const auto text = text_in(body, key);
+  if (!text || text->empty()) throw BadRequest(fmt::format("{} is missing", key));
+  return *text;
+}
+
+ApiResponse answer(const std::function<ApiResponse()>& operation) {
+  try {
+    return operation();
+  } catch (const BadRequest& error) {
+    return api_error(400, error.what());
+  } catch (const Conflict& error) {
+    return api_error(409, error.what());
+  } catch (const std::out_of_range& error) {
+    return api_error(404, error.what());
+  } catch (const std::exception& error) {
+    return api_error(500, error.what());
+  }
+}
+
+ApiResponse set_mode(Node& node, const json& body) {
+  const std::string wanted = required(body, "mode");
+  for (const Mode mode : {Mode::kOff, Mode::kAdvise, Mode::kAutomatic}) {
+    if (wanted != mode_name(mode)) continue;
+    node.set_mode(mode);
+    return done();
+  }
+  throw BadRequest("mode must be \"off\", \"advise\" or \"automatic\"");
+}
+
+struct Endpoint {
+  std::string_view method;
+  std::string_view target;
+  ApiResponse (*run)(Node&, const json& body);
+};
+
+constexpr Endpoint kEndpoints[] = {
+    {"GET", "/v1/view", [](Node& node, const json&) { return ok(node.view()); }},
+    {"GET", "/v1/node", [](Node& node, const json&) { return ok(node.status()); }},
+    {"GET", "/v1/guests", [](Node& node, const json&) { return ok(node.guests()); }},
+    {"POST", "/v1/guests", [](Node& node, const json& body) { return ok(node.start(body)); }},
+    {"POST", "/v1/moves",
+     [](Node& node, const json& body) {
+       return ok(node.migrate(required(body, "guest"), required(body, "to")));
+     }},
+    {"POST", kReservations, [](Node& node, const json& body) { return ok(node.reserve(body)); }},
+    {"PUT", "/v1/drain", [](Node& node, const json&) { return ok(node.drain()); }},
+    {"PUT", "/v1/undrain",
+     [](Node& node, const json&) {
+       node.undrain();
+       return done();
+     }},
+    {"PUT", "/v1/mode", set_mode},
+    {"GET", "/metrics",
+     [](Node& node, const json&) {
+       return ApiResponse{200, prometheus_text(node.status()), kMetricsContentType};
+     }},
+};
+
+/// "/v1/decisions", or "/v1/decisions/GUEST".
+ApiResponse decisions(const Node& node, std::string_view rest) {
+  if (!rest.empty()) rest.remove_prefix(1);
+  return ok(node.records().newest(kRecordsShown, std::string(rest)));
+}
+
+ApiResponse handle(Node& node, const ApiRequest& request) {
+  const std::string_view target = request.target;
+  const auto below = [&](std::string_view prefix) {
+    return target.size() > prefix.size() && target.substr(0, prefix.size()) == prefix &&
+           target[prefix.size()] == '/';
+  };
+  constexpr std::string_view kDecisions = "/v1/decisions";
+  if (request.method == "GET" && (target == kDecisions || below(kDecisions))) {
+    return decisions(node, target.substr(kDecisions.size()));
+  }
+  if (request.method == "DELETE" && below(kReservations)) {
+    node.release(std::string(target.substr(kReservations.size() + 1)));
+    return done();
+  }
+  std::string methods;
+  for (const Endpoint& endpoint : kEndpoints) {
+    if (endpoint.target != target) continue;
+    if (endpoint.method == request.method) return endpoint.run(node, body_of(request));
+    methods += (methods.empty() ? "" : " or ") + std::string(endpoint.method);
+  }
+  if (methods.empty()) return api_error(404, "no such endpoint; docs/api.md lists them");
+  return api_error(405, fmt::format("{} takes {}", request.target, methods));
+}
+
+}  // namespace
+
+ApiHandler node_api(Node& node, Workers& workers) {
+  return [&node, &workers](const ApiRequest& request, const ApiReply& reply) {
+    const bool taken = workers.run(
+        [&node, request, reply] { reply(answer([&] { return handle(node, request); })); });
+    if (!taken) reply(api_error(503, "too many requests at once: try again later"));
+  };
+}
+
+}  // namespace godwit::node

@@ -1,0 +1,276 @@
+#include "node/daemon/node_config.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <stdexcept>
+
+#include "node/control_socket.h"
+#include "node/host_port.h"
+#include "node/units.h"
+
+namespace godwit::node {
+
+using nlohmann::json;
+
+namespace {
+
+[[noreturn]] void wrong(const std::string& key, const std::string& why) {
+  throw std::runtime_error(fmt::format("\"{}\": {}", key, why));
+}
+
+/// One object of the file; complains about keys that nobody asked for.
+class Section {
+ public:
+  Section(const json& object, std::string where) : object_(object), where_(std::move(where)) {
+    if (!object.is_object()) wrong(where_.empty() ? "." : where_, "must be an object");
+  }
+
+  bool has(const char* key) {
+    known_.insert(key);
+    return object_.contains(key);
+  }
+  const json& at(const char* key) { return object_.at(key); }
+  std::string path(const char* key) const { return where_.empty() ? key : where_ + "." + key; }
+
+  void text(const char* key, std::string& into) {
+    if (!has(key)) return;
+    if (!at(key).is_string() || at(key).get<std::string>().find('\0') != std::string::npos) {
+      wrong(path(key), "must be a string");
+    }
+    into = at(key).get<std::string>();
+  }
+  void number(const char* key, double low, double high, double& into) {
+    if (!has(key)) return;
+    const double value = at(key).is_number() ? at(key).get<double>() : NAN;
+    if (!(value >= low && value <= high)) {
+      wrong(path(key), fmt::format("must be a number from {} to {}", low, high));
+    }
+    into = value;
+  }
+  /// A quantity with its unit, by units.h.
+  template <typename Parse>
+  void quantity(const char* key, Parse parse, double scale, double& into) {
+    std::string value;
+    text(key, value);
+    if (value.empty()) return;
+    try {
+      into = static_cast<double>(parse(value)) * scale;
+    } catch (const UnitError& error) {
+      wrong(path(key), error.what());
+    }
+  }
+  void duration(const char* key, std::chrono::milliseconds& into) {
+    double ms = static_cast<double>(into.count());
+    quantity(key, parse_time_ns, 1e-6, ms);
+    if (ms < 10 || ms > 86'400'000) wrong(path(key), "must be from 10ms to a day");
+    into = std::chrono::milliseconds(static_cast<std::int64_t>(ms));
+  }
+  void finish() const {
+    for (const auto& [key, value] : object_.items()) {
+      if (!known_.contains(key))
+        wrong(path(key.c_str()), "no such key; docs/operations.md lists them");
+    }
+  }
+
+ private:
+  const json& object_;
+  std::string where_;
+  std::set<std::string> known_;
+};
+
+std::string host_name() {
+  char name[256] = {};
+  if (::gethostname(name, sizeof name - 1) != 0 || name[0] == 0) return "localhost";
+  return name;
+}
+
+Mode mode_of(const std::string& text) {
+  for (const Mode mode : {Mode::kOff, Mode::kAdvise, Mode::kAutomatic}) {
+    if (text == mode_name(mode)) return mode;
+  }
+  wrong("mode", "must be \"off\", \"advise\" or \"automatic\"");
+}
+
+void read_peers(Section& section, NodeConfig& config) {
+  if (!section.has("peers")) return;
+  const json& list = section.at("peers");
+  if (!list.is_array()) wrong("peers", "must be an array");
+  std::set<std::string> names;
+  for (const json& item : list) {
+    Section peer(item, "peers[]");
+    PeerConfig one;
+    peer.text("name", one.name);
+    peer.text("address", one.address);
+    peer.finish();
+    if (one.name.empty() || one.name == config.name || !names.insert(one.name).second) {
+      wrong("peers[].name",
+            "must be there, and be another than this node's and every other peer's");
+    }
+    if (const std::string why = destination_complaint(one.address); !why.empty()) {
+      wrong("peers[].address", why);
+    }
+    config.peers.push_back(std::move(one));
+  }
+}
+
+void read_tls(Section& section, NodeConfig& config) {
+  if (!section.has("tls")) return;
+  Section tls(section.at("tls"), "tls");
+  TlsFiles files;
+  tls.text("ca", files.ca);
+  tls.text("certificate", files.certificate);
+  tls.text("key", files.key);
+  tls.finish();
+  if (files.ca.empty() || files.certificate.empty() || files.key.empty()) {
+    wrong("tls", "needs \"ca\", \"certificate\" and \"key\"");
+  }
+  config.tls = files;
+}
+
+void read_lists(Section& section, NodeConfig& config) {
+  if (section.has("capabilities")) {
+    const json& list = section.at("capabilities");
+    if (!list.is_array() || list.size() > 64 ||
+        !std::all_of(list.begin(), list.end(), [](const json& v) { return v.is_string(); })) {
+      wrong("capabilities", "must be an array of at most 64 strings");
+    }
+    config.capabilities = list.get<std::vector<std::string>>();
+  }
+  if (section.has("power_watts")) {
+    const json& list = section.at("power_watts");
+    if (!list.is_array() || list.size() != config.power_watts.size() ||
+        !std::all_of(list.begin(), list.end(),
+                     [](const json& v) { return v.is_number() && v.get<double>() >= 0; })) {
+      wrong("power_watts", "must be 11 numbers: watts at 0, 10 ... 100 % load");
+    }
+    config.power_watts = list.get<std::array<double, 11>>();
+  }
+}
+
+bool is_loopback(const std::string& listen) {
+  return listen.rfind("127.", 0) == 0 || listen.rfind("localhost:", 0) == 0 ||
+         listen.rfind("[::1]:", 0) == 0;
+}
+
+}  // namespace
+
+const char* mode_name(Mode mode) {
+  switch (mode) {
+    case Mode::kOff:
+      return "off";
+    case Mode::kAdvise:
+      return "advise";
+    case Mode::kAutomatic:
+      break;
+  }
+  return "automatic";
+}
+
+balancer::PolicyConfig live_policy(balancer::Goal goal, std::chrono::milliseconds interval) {
+  balancer::PolicyConfig policy = balancer::default_policy(goal);
+  const double seconds = std::chrono::duration<double>(interval).count();
+  const auto samples = [&](double span, int most) {
+    return std::clamp(static_cast<int>(std::lround(span / seconds)), 1, most);
+  };
+  policy.fast_weight = std::clamp(seconds / 5, 0.05, 0.5);
+  policy.slow_samples = samples(300, 3600);
+  policy.hot_n = samples(30, 60);
+  policy.hot_k = std::max(1, policy.hot_n * 2 / 3);
+  policy.deadband = 0.1;
+  policy.horizon_seconds = 900;
+  policy.cooldown_seconds = 300;
+  policy.settle_seconds = 60;
+  policy.hold_seconds = 3600;
+  policy.incoming_limit = 1;
+  policy.moves_per_round = 1;
+  return policy;
+}
+
+NodeConfig parse_node_config(const std::string& text) {
+  const json file = json::parse(text, nullptr, false);
+  if (file.is_discarded()) throw std::runtime_error("no valid JSON");
+  Section section(file, "");
+  NodeConfig config;
+  config.name = host_name();
+  section.text("name", config.name);
+  if (const std::string why = name_complaint(config.name); !why.empty()) {
+    wrong("name", "a node's name follows the rules of guests' names: " + why);
+  }
+  section.text("listen", config.listen);
+  section.text("receive_host", config.receive_host);
+  config.directory = "/var/lib/godwit";
+  section.text("directory", config.directory);
+  section.text("runtime", config.runtime);
+  if (config.runtime.empty()) config.runtime = runtime_directory();
+  read_tls(section, config);
+  bool insecure = false;
+  if (section.has("insecure")) {
+    if (!section.at("insecure").is_boolean()) wrong("insecure", "must be true or false");
+    insecure = section.at("insecure").get<bool>();
+  }
+  read_peers(section, config);
+  section.number("cpus", 0.01, 65536, config.cpus);
+  section.quantity("memory", parse_size, 0x1p-20, config.memory);
+  section.quantity("link", parse_rate, 1.0 / 8e6, config.link);
+  if (config.link <= 0) wrong("link", "must be above 0");
+  read_lists(section, config);
+  std::string mode = mode_name(config.mode);
+  section.text("mode", mode);
+  config.mode = mode_of(mode);
+  section.duration("interval", config.interval);
+  section.duration("reservation", config.reservation);
+  std::string goal = "balance";
+  section.text("goal", goal);
+  if (goal != "balance" && goal != "consolidate")
+    wrong("goal", "must be \"balance\" or \"consolidate\"");
+  json policy = json::parse(balancer::to_json(
+      live_policy(goal == "balance" ? balancer::Goal::kBalance : balancer::Goal::kConsolidate,
+                  config.interval)));
+  if (section.has("policy")) {
+    if (!section.at("policy").is_object()) wrong("policy", "must be an object");
+    policy.update(section.at("policy"));
+  }
+  try {
+    config.policy = balancer::parse_policy(policy.dump());
+  } catch (const std::runtime_error& error) {
+    wrong("policy", error.what());
+  }
+  section.text("sleep_hook", config.sleep_hook);
+  section.text("wake_hook", config.wake_hook);
+  section.finish();
+
+  if (!config.listen.empty()) {
+    try {
+      const HostPort where = parse_host_port(config.listen);
+      if (config.receive_host.empty()) config.receive_host = where.host;
+    } catch (const std::invalid_argument& error) {
+      wrong("listen", error.what());
+    }
+    if (!config.tls && !insecure && !is_loopback(config.listen)) {
+      wrong("listen",
+            "without \"tls\" whoever reaches it rules this host: give certificates, or say "
+            "\"insecure\": true");
+    }
+  }
+  return config;
+}
+
+NodeConfig read_node_config(const std::string& path) {
+  std::ifstream file(path);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (!file) throw std::runtime_error(fmt::format("{}: cannot be read", path));
+  try {
+    return parse_node_config(text);
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(fmt::format("{}: {}", path, error.what()));
+  }
+}
+
+}  // namespace godwit::node

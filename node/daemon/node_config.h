@@ -1,0 +1,57 @@
+// What a node is told about itself and its peers: `godwit node --config FILE`, a JSON object.
+// docs/operations.md lists the keys, their defaults and why.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "balancer/policy.h"
+#include "node/daemon/tls.h"
+
+namespace godwit::node {
+
+enum class Mode { kOff, kAdvise, kAutomatic };
+
+struct PeerConfig {
+  std::string name;     // what its certificate says, and what it calls itself
+  std::string address;  // HOST:PORT of its API
+};
+
+struct NodeConfig {
+  std::string name;          // of this node, as peers and guests' histories know it
+  std::string listen;        // HOST:PORT of the API for peers; empty: no peers can come
+  std::string receive_host;  // where guests arrive; the host of `listen` if not given
+  std::optional<TlsFiles> tls;
+  std::vector<PeerConfig> peers;
+  std::string directory;  // what must survive a restart
+  std::string runtime;    // control sockets: of guests NAME.sock, of the node node.api
+
+  double cpus = 0;     // cores guests may use; 0: the machine's
+  double memory = 0;   // MB for guests; 0: the machine's
+  double link = 1250;  // MB/s a move can use
+  std::vector<std::string> capabilities;
+  std::array<double, 11> power_watts{80, 90, 100, 110, 120, 130, 140, 150, 160, 170, 180};
+
+  Mode mode = Mode::kAutomatic;
+  balancer::PolicyConfig policy;
+  std::chrono::milliseconds interval{1000};       // between two measurements
+  std::chrono::milliseconds reservation{30'000};  // how long a reserved place waits for its guest
+  std::string sleep_hook;                         // run when this node is empty and may power down
+  std::string wake_hook;  // run with a sleeping peer's name when it is needed
+
+  std::string socket() const { return runtime + "/node.api"; }
+};
+
+/// The defaults of the policy for measurements `interval` apart, on a live host.
+balancer::PolicyConfig live_policy(balancer::Goal goal, std::chrono::milliseconds interval);
+
+/// Throws std::runtime_error with one line that names the key at fault.
+NodeConfig parse_node_config(const std::string& json);
+NodeConfig read_node_config(const std::string& file);
+
+const char* mode_name(Mode mode);
+
+}  // namespace godwit::node

@@ -1,0 +1,346 @@
+// Node's guests: started, adopted, measured, reserved for, and forgotten.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "balancer/rules.h"
+#include "node/control_socket.h"
+#include "node/daemon/json_fields.h"
+#include "node/daemon/node.h"
+#include "node/machine_options.h"
+
+namespace godwit::node {
+
+using nlohmann::json;
+using std::chrono::milliseconds;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+constexpr milliseconds kGuestAnswers{1000};
+constexpr milliseconds kGuestStarts{20'000};
+constexpr double kHeatHalfLife = 3600;  // seconds
+
+json ask_guest(const std::string& api, const char* target) {
+  return NodeClient(api, nullptr).request("GET", target, nullptr, kGuestAnswers);
+}
+
+std::string text_or_complain(const json& request, const char* key) {
+  const auto text = text_in(request, key);
+  if (!text) throw BadRequest(fmt::format("{} must be a string", key));
+  return *text;
+}
+
+/// The words of `godwit run` for the description of a guest.
+std::vector<std::string> words_of(const json& request, const std::string& name) {
+  std::vector<std::string> words{"run", "--name", name, "--kernel",
+                                 text_or_complain(request, "kernel")};
+  for (const char* key : {"initrd", "append"}) {
+    if (field(request, key).is_null()) continue;
+    words.insert(words.end(), {fmt::format("--{}", key), text_or_complain(request, key)});
+  }
+  const json& memory = field(request, "memory_bytes");
+  const json& cpus = field(request, "cpus");
+  if (!memory.is_number_unsigned()) throw BadRequest("memory_bytes must be a whole number");
+  words.insert(words.end(), {"--memory", fmt::format("{}B", memory.get<std::uint64_t>())});
+  if (!cpus.is_null()) {
+    if (!cpus.is_number_unsigned()) throw BadRequest("cpus must be a whole number");
+    words.insert(words.end(), {"--cpus", std::to_string(cpus.get<std::uint64_t>())});
+  }
+  for (const json& disk : list_in(request, "disks")) {
+    const bool read_only = number_in(disk, "read_only").value_or(0) != 0;
+    words.insert(words.end(),
+                 {"--disk", text_or_complain(disk, "path") + (read_only ? ",readonly" : "")});
+  }
+  if (number_in(request, "huge_pages").value_or(0) != 0) words.emplace_back("--hugepages");
+  return words;
+}
+
+}  // namespace
+
+std::string Node::log_of(const std::string& name) const {
+  return fmt::format("{}/log/{}.log", config_.directory, name);
+}
+
+/// The last line that a guest's process wrote: why it ended.
+std::string Node::last_words(const std::string& name) const {
+  std::ifstream log(log_of(name));
+  std::string last;
+  for (std::string line; std::getline(log, line);) {
+    if (!line.empty()) last = line;
+  }
+  return last.empty() ? "it said nothing" : last;
+}
+
+ManagedGuest* Node::find(const std::string& name) {
+  const auto found = guests_.find(name);
+  return found == guests_.end() ? nullptr : &found->second;
+}
+
+ManagedGuest& Node::add_guest(const std::string& name, GuestProcess process) {
+  ManagedGuest guest(std::move(process));
+  guest.id = next_id_++;
+  guest.name = name;
+  guest.api = fmt::format("{}/{}.sock", config_.runtime, name);
+  return guests_.insert_or_assign(name, std::move(guest)).first->second;
+}
+
+/// What must survive a restart of the node; the guest itself does anyway.
+void Node::keep(const ManagedGuest& guest) const {
+  const std::string path = fmt::format("{}/guests/{}.json", config_.directory, guest.name);
+  const json value{{"attributes", to_json(guest.attributes)},
+                   {"pid", guest.process.pid()},
+                   {"last_move", guest.last_move},
+                   {"heat", guest.heat},
+                   {"left", guest.left}};
+  std::ofstream(path + ".new") << value.dump() << '\n';
+  std::error_code ignored;
+  std::filesystem::rename(path + ".new", path, ignored);
+}
+
+void Node::forget(const std::string& name) {
+  guests_.erase(name);
+  std::error_code ignored;
+  std::filesystem::remove(fmt::format("{}/guests/{}.json", config_.directory, name), ignored);
+}
+
+void Node::adopt() {
+  const double now = seconds();
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(config_.runtime, ignored)) {
+    if (entry.path().extension() != ".sock" || !socket_is_live(entry.path().string())) continue;
+    try {
+      const json status = ask_guest(entry.path().string(), "/v1/status");
+      const std::string name = text_in(status, "name").value_or("");
+      if (entry.path().stem() != name) continue;  // another user's idea of a socket
+      const auto pid = static_cast<pid_t>(number_in(status, "pid").value_or(0));
+      ManagedGuest& guest = add_guest(name, GuestProcess::adopt(name, pid));
+      std::ifstream file(fmt::format("{}/guests/{}.json", config_.directory, name));
+      const json kept = json::parse(file, nullptr, false);
+      if (kept.is_object()) {
+        guest.attributes = attributes_of(field(kept, "attributes"));
+        guest.last_move = std::min(now, number_in(kept, "last_move").value_or(-1e18));
+        guest.heat = std::clamp(number_in(kept, "heat").value_or(0), 0.0, 100.0);
+        guest.left = text_in(kept, "left").value_or("");
+      }
+      fmt::print(stderr, "godwit: node: adopted {} (pid {})\n", name, pid);
+    } catch (const std::exception& error) {
+      fmt::print(stderr, "godwit: node: {} is not adopted: {}\n", entry.path().string(),
+                 error.what());
+    }
+  }
+}
+
+json Node::start(const json& request) {
+  if (!request.is_object()) throw BadRequest("the body must be a JSON object");
+  const std::string name = text_or_complain(request, "name");
+  if (const std::string why = name_complaint(name); !why.empty()) throw BadRequest(why);
+  Attributes attributes;
+  try {
+    attributes = attributes_of(field(request, "attributes"));
+  } catch (const std::runtime_error& error) {
+    throw BadRequest(error.what());
+  }
+  std::vector<std::string> words = words_of(request, name);
+  const std::string console = fmt::format("{}/console/{}.log", config_.directory, name);
+  words.insert(words.end(), {"--console", "file:" + console, "--api",
+                             fmt::format("{}/{}.sock", config_.runtime, name)});
+  std::string api;
+  {
+    const std::lock_guard lock(mutex_);
+    if (state_ != State::kOpen)
+      throw Conflict(config_.name + " is closed: godwit undrain opens it");
+    if (find(name) != nullptr)
+      throw Conflict(fmt::format("a guest called {} is here already", name));
+    const balancer::HostView self = self_view();
+    const double memory =
+        static_cast<double>(request["memory_bytes"].get<std::uint64_t>()) / 0x1p20;
+    if (self.memory_used + memory > self.memory) {
+      throw Conflict(fmt::format("no room: {} needs {:.0f} MB, {:.0f} of {:.0f} MB are taken", name,
+                                 memory, self.memory_used, self.memory));
+    }
+    ManagedGuest& guest = add_guest(name, GuestProcess::start(name, words, log_of(name)));
+    guest.attributes = attributes;
+    guest.memory = memory;
+    keep(guest);
+    api = guest.api;
+  }
+  for (const auto end = Clock::now() + kGuestStarts; Clock::now() < end;) {
+    try {
+      const json status = ask_guest(api, "/v1/status");
+      if (text_in(status, "state") != "booting") return status;
+    } catch (const ClientError&) {  // not there yet
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      ManagedGuest* guest = find(name);
+      if (guest == nullptr || !guest->process.alive()) {
+        if (guest != nullptr) forget(name);
+        throw std::runtime_error(fmt::format("{} did not start: {}", name, last_words(name)));
+      }
+    }
+    std::this_thread::sleep_for(milliseconds(20));
+  }
+  throw std::runtime_error(fmt::format("{} does not answer; its log is {}", name, log_of(name)));
+}
+
+json Node::reserve(const json& request) {
+  const std::string name = text_in(field(request, "guest"), "name").value_or("");
+  if (const std::string why = name_complaint(name); !why.empty()) throw BadRequest(why);
+  const json& description = field(request, "guest");
+  std::string address;
+  std::string id;
+  {
+    const std::lock_guard lock(mutex_);
+    const double now = seconds();
+    if (state_ != State::kOpen && state_ != State::kAsleep) {
+      throw Conflict(config_.name + " is closed to guests");
+    }
+    if (find(name) != nullptr)
+      throw Conflict(fmt::format("a guest called {} is here already", name));
+    if (config_.receive_host.empty()) throw Conflict(config_.name + " listens nowhere");
+    ManagedGuest wanted(GuestProcess::adopt(name, 0));
+    wanted.name = name;
+    wanted.id = next_id_;
+    wanted.attributes = attributes_of(field(description, "attributes"));
+    wanted.cpus =
+        static_cast<unsigned>(std::clamp(number_in(description, "cpus").value_or(1), 1.0, 1024.0));
+    wanted.memory = std::max(0.0, number_in(description, "memory").value_or(0));
+    wanted.demand = std::clamp(number_in(description, "demand").value_or(0), 0.0,
+                               static_cast<double>(wanted.cpus));
+    wanted.load.add(wanted.demand, config_.policy);
+    // The rules that its own balancer would apply: the peer's view of us may be a second old.
+    const balancer::HostView self = self_view();
+    const balancer::GuestView guest = guest_view(wanted, now, {});
+    if (self.incoming >= config_.policy.incoming_limit) {
+      throw Conflict(fmt::format("{} is taking in as many guests as it may", config_.name));
+    }
+    if (self.memory_used + wanted.memory > self.memory) {
+      throw Conflict(fmt::format("{} has no memory for it: {:.0f} of {:.0f} MB are taken",
+                                 config_.name, self.memory_used, self.memory));
+    }
+    const bool forced = number_in(request, "forced").value_or(0) != 0;  // a person asked for it
+    if (!balancer::allowed(guest, self)) {
+      throw Conflict(fmt::format("the rules keep it off {}", config_.name));
+    }
+    if (!forced &&
+        !balancer::has_room(balancer::with(self.forecast, guest.forecast), self, config_.policy)) {
+      throw Conflict(fmt::format("{} would be above its threshold with it", config_.name));
+    }
+    std::ofstream(log_of(name), std::ios::trunc);
+    const std::string console = fmt::format("{}/console/{}.log", config_.directory, name);
+    ManagedGuest& place = add_guest(
+        name, GuestProcess::start(name,
+                                  {"receive", "--listen",
+                                   config_.receive_host.find(':') == std::string::npos
+                                       ? config_.receive_host + ":0"
+                                       : "[" + config_.receive_host + "]:0",
+                                   "--name", name, "--console", "file:" + console, "--api",
+                                   fmt::format("{}/{}.sock", config_.runtime, name)},
+                                  log_of(name)));
+    place.attributes = wanted.attributes;
+    place.cpus = wanted.cpus;
+    place.memory = wanted.memory;
+    place.memory_used =
+        std::clamp(number_in(description, "memory_used").value_or(0), 0.0, wanted.memory);
+    place.demand = wanted.demand;
+    place.load = wanted.load;
+    place.heat = std::clamp(number_in(description, "recent_moves").value_or(0), 0.0, 100.0) + 1;
+    place.last_move = now;
+    place.left = place.from = text_in(request, "from").value_or("");
+    place.reserved = true;
+    place.state = "reserved";
+    place.reservation = id = fmt::format("{:016x}", random_());
+    place.deadline = Clock::now() + config_.reservation;
+    keep(place);
+  }
+  for (const auto end = Clock::now() + kGuestStarts; Clock::now() < end;) {
+    constexpr std::string_view kListening = "listening on ";
+    const std::string words = last_words(name);
+    if (const auto at = words.find(kListening); at != std::string::npos) {
+      return {{"id", id}, {"address", words.substr(at + kListening.size())}};
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      ManagedGuest* guest = find(name);
+      if (guest == nullptr || !guest->process.alive()) {
+        if (guest != nullptr) forget(name);
+        throw Conflict(fmt::format("{} cannot receive it: {}", config_.name, words));
+      }
+    }
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  release(id);
+  throw Conflict(fmt::format("{} cannot receive it: its process does not listen", config_.name));
+}
+
+void Node::release(const std::string& reservation) {
+  const std::lock_guard lock(mutex_);
+  for (auto& [name, guest] : guests_) {
+    // Once its socket is there the move has begun, and the two processes settle it between them.
+    if (!guest.reserved || guest.reservation != reservation || socket_is_live(guest.api)) continue;
+    guest.process.signal(SIGTERM);
+    return;
+  }
+}
+
+/// A place that is kept: its guest has come, or will not.
+void Node::settle_reservation(ManagedGuest& guest, double now) {
+  if (guest.state == "running") {
+    guest.reserved = false;
+    guest.last_move = last_arrival_ = now;
+    guest.counters = nullptr;
+    keep(guest);
+    fmt::print(stderr, "godwit: node: {} came from {}\n", guest.name, guest.from);
+  } else if (guest.state == "reserved" && Clock::now() > guest.deadline) {
+    ++counters_["reservations_expired"];
+    guest.deadline = Clock::time_point::max();
+    guest.process.signal(SIGTERM);
+  }
+}
+
+void Node::look_after_guests(double now) {
+  std::vector<std::pair<std::string, std::string>> list;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, guest] : guests_) list.emplace_back(name, guest.api);
+  }
+  const double decay =
+      std::exp2(-std::chrono::duration<double>(config_.interval).count() / kHeatHalfLife);
+  for (const auto& [name, api] : list) {
+    json load;
+    json migration;
+    try {
+      if (socket_is_live(api)) {
+        load = ask_guest(api, "/v1/load");
+        if (text_in(load, "state") == "migrating") migration = ask_guest(api, "/v1/migration");
+      }
+    } catch (const ClientError&) {  // ended just now, or hangs: its state tells
+    }
+    const std::lock_guard lock(mutex_);
+    ManagedGuest* guest = find(name);
+    if (guest == nullptr) continue;
+    guest->heat *= decay;
+    if (load.is_object()) guest->measure(load, Clock::now(), config_.policy);
+    guest->migration = field(migration, "active");
+    if (guest->reserved) settle_reservation(*guest, now);
+    if (!guest->process.alive()) {
+      if (!guest->moving)
+        fmt::print(stderr, "godwit: node: {} ended: {}\n", name, last_words(name));
+      forget(name);
+    } else if (!load.is_object() && !guest->reserved && guest->state != "starting") {
+      guest->state = "silent";
+    }
+  }
+  const HostSample host = host_load_.sample();
+  const std::lock_guard lock(mutex_);
+  host_ = host;
+  changed_.notify_all();
+}
+
+}  // namespace godwit::node

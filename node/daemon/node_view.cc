@@ -1,0 +1,331 @@
+// What Node knows, as the balancer's plain numbers and as JSON for peers and people.
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "balancer/rules.h"
+#include "node/daemon/json_fields.h"
+#include "node/daemon/node.h"
+
+namespace godwit::node {
+
+using balancer::ClusterView;
+using balancer::Forecast;
+using balancer::GuestView;
+using balancer::HostView;
+using nlohmann::json;
+
+namespace {
+
+constexpr double kMaxCores = 65536;
+// The policy's worths were chosen with CPU in MIPS of CloudSim's hosts: of one core about that
+// many.
+constexpr double kMipsPerCore = 2500;
+constexpr std::size_t kDecisionsShown = 20;
+
+/// Groups have names; the balancer compares numbers. 0 is no group.
+std::uint32_t group_number(const std::string& name) {
+  if (name.empty()) return 0;
+  return static_cast<std::uint32_t>(std::hash<std::string>{}(name) | 1);
+}
+
+Forecast in_mips(const Forecast& cores) {
+  return {cores.mean * kMipsPerCore, cores.variance * kMipsPerCore * kMipsPerCore};
+}
+
+void to_mips(HostView& host) {
+  for (double* cpu : {&host.capacity, &host.core, &host.demand}) *cpu *= kMipsPerCore;
+  host.forecast = in_mips(host.forecast);
+}
+
+void to_mips(GuestView& guest) {
+  for (double* cpu : {&guest.demand, &guest.most}) *cpu *= kMipsPerCore;
+  guest.forecast = in_mips(guest.forecast);
+}
+
+json age(double then, double now) {
+  return then < -1e17 ? json() : json(std::max(0.0, now - then));
+}
+
+double from_age(const json& object, const char* key, double now) {
+  const auto value = number_in(object, key);
+  return value && *value >= 0 ? now - *value : -1e18;
+}
+
+}  // namespace
+
+std::uint64_t Node::capability_bits(const std::vector<std::string>& names) {
+  std::uint64_t bits = 0;
+  for (const std::string& name : names) {
+    const auto [found, added] =
+        capability_bits_.emplace(name, static_cast<unsigned>(capability_bits_.size()));
+    if (found->second < 64) bits |= std::uint64_t{1} << found->second;
+  }
+  return bits;
+}
+
+HostView Node::self_view() const {
+  HostView view;
+  double run = 0;
+  for (const auto& [name, guest] : guests_) {
+    view.demand += guest.demand;
+    run += guest.demand;
+    view.memory_used += guest.memory;
+    view.forecast = balancer::with(
+        view.forecast, guest.load.forecast(static_cast<double>(guest.cpus), config_.policy));
+    view.guests += 1;
+    view.incoming += guest.reserved ? 1 : 0;
+    view.outgoing += guest.moving ? 1 : 0;
+    if (!guest.attributes.apart.empty())
+      view.groups.push_back(group_number(guest.attributes.apart));
+  }
+  // Where the machine is shared with other work, only what that leaves is for guests; a capacity in
+  // the configuration is a promise.
+  view.capacity = config_.cpus > 0
+                      ? config_.cpus
+                      : std::max(0.1, host_.cpus - std::max(0.0, host_.cpu_busy - run));
+  view.core = 0;
+  view.memory = config_.memory > 0 ? config_.memory : host_.memory_mb;
+  view.link = config_.link;
+  view.power.watts = config_.power_watts;
+  view.closed = state_ == State::kDraining || state_ == State::kClosed;
+  view.awake = state_ != State::kAsleep;
+  view.last_arrival = last_arrival_;
+  return view;
+}
+
+GuestView Node::guest_view(const ManagedGuest& guest, double now, const Names& names) const {
+  GuestView view;
+  view.id = guest.id;
+  view.demand = guest.demand;
+  view.most = static_cast<double>(guest.cpus);
+  view.forecast = guest.load.forecast(view.most, config_.policy);
+  // A target must have room for all of it; what a move copies is what is in use.
+  view.memory = guest.memory;
+  view.dirty_rate = guest.dirty_rate;
+  view.sensitivity = guest.attributes.sensitivity;
+  view.needs = const_cast<Node*>(this)->capability_bits(guest.attributes.needs);
+  view.keep_apart = group_number(guest.attributes.apart);
+  view.keep_together = group_number(guest.attributes.together);
+  view.pinned = guest.attributes.pinned || guest.state != "running";
+  view.moving = guest.moving || guest.reserved;
+  view.last_move = std::min(guest.last_move, now);
+  view.recent_moves = static_cast<std::uint32_t>(std::lround(std::min(guest.heat, 64.0)));
+  const auto left = std::find(names.hosts.begin(), names.hosts.end(), guest.left);
+  if (!guest.left.empty() && left != names.hosts.end()) {
+    view.left = static_cast<std::uint64_t>(left - names.hosts.begin());
+  }
+  return view;
+}
+
+namespace {
+/// A peer's answer, taken at its word as far as it is possible; rules.h refuses the rest.
+HostView peer_view(const PeerState& peer, std::uint64_t id, double now,
+                   const std::function<std::uint64_t(const std::vector<std::string>&)>& bits) {
+  const json& host = field(peer.view, "host");
+  const auto number = [&](const char* key) { return number_in(host, key).value_or(NAN); };
+  HostView view;
+  view.id = id;
+  view.capacity = number("capacity");
+  if (view.capacity > kMaxCores) view.capacity = NAN;
+  view.memory = number("memory");
+  view.memory_used = number("memory_used");
+  view.link = number("link");
+  view.demand = number("demand");
+  view.forecast = {number_in(field(host, "forecast"), "mean").value_or(NAN),
+                   number_in(field(host, "forecast"), "variance").value_or(NAN)};
+  view.guests =
+      static_cast<std::size_t>(std::clamp(number_in(host, "guests").value_or(0), 0.0, 1e6));
+  std::vector<std::string> capabilities;
+  for (const json& item : list_in(host, "capabilities")) {
+    if (item.is_string() && capabilities.size() < 64)
+      capabilities.push_back(item.get<std::string>());
+  }
+  view.has = bits(capabilities);
+  for (const json& item : list_in(host, "apart")) {
+    if (item.is_string()) view.groups.push_back(group_number(item.get<std::string>()));
+  }
+  const json& watts = list_in(host, "power_watts");
+  for (std::size_t i = 0; i < view.power.watts.size() && i < watts.size(); ++i) {
+    view.power.watts[i] = watts[i].is_number() ? watts[i].get<double>() : 0;
+  }
+  view.incoming = static_cast<int>(std::clamp(number_in(host, "incoming").value_or(0), 0.0, 1e3));
+  view.outgoing = static_cast<int>(std::clamp(number_in(host, "outgoing").value_or(0), 0.0, 1e3));
+  view.last_arrival = from_age(host, "last_arrival_age_s", now);
+  const std::string state = text_in(peer.view, "state").value_or("");
+  view.alive = peer.alive || peer.asleep;
+  view.awake = !peer.asleep && state != "asleep";
+  view.closed = state != "open" && state != "asleep";
+  return view;
+}
+
+}  // namespace
+
+/// What decide() gets; its CPU is in MIPS, everywhere else it is in cores.
+ClusterView Node::cluster_view(double now, Names& names) {
+  ClusterView view;
+  view.now = now;
+  names.hosts = {config_.name};
+  const std::vector<PeerState> peers = peers_.states();
+  for (const PeerState& peer : peers) names.hosts.push_back(peer.name);
+  view.self = self_view();
+  view.self.has = capability_bits(config_.capabilities);
+  view.drain = state_ == State::kDraining;
+  view.hot = hot_;
+  for (const auto& [name, guest] : guests_) {
+    names.guests[guest.id] = name;
+    if (!guest.reserved) view.guests.push_back(guest_view(guest, now, names));
+  }
+  std::vector<std::size_t> chosen;
+  for (std::size_t i = 0; i < peers.size(); ++i) {
+    if (peers[i].alive || peers[i].asleep) chosen.push_back(i);
+  }
+  // A few at random, unless the whole host has to be emptied.
+  std::shuffle(chosen.begin(), chosen.end(), random_);
+  if (!view.drain) {
+    chosen.resize(std::min(chosen.size(), static_cast<std::size_t>(config_.policy.peers_asked)));
+  }
+  for (const std::size_t i : chosen) {
+    view.peers.push_back(peer_view(peers[i], i + 1, now,
+                                   [this](const auto& list) { return capability_bits(list); }));
+  }
+  to_mips(view.self);
+  for (GuestView& guest : view.guests) to_mips(guest);
+  for (HostView& peer : view.peers) to_mips(peer);
+  return view;
+}
+
+json Node::host_json() {
+  const double now = seconds();
+  const HostView self = self_view();
+  json apart = json::array();
+  for (const auto& [name, guest] : guests_) {
+    if (!guest.attributes.apart.empty()) apart.push_back(guest.attributes.apart);
+  }
+  const auto share = [](const std::optional<Pressure>& pressure) {
+    return pressure ? json(pressure->avg10) : json();
+  };
+  return {{"capacity", self.capacity},
+          {"memory", self.memory},
+          {"memory_used", self.memory_used},
+          {"link", self.link},
+          {"demand", self.demand},
+          {"forecast", {{"mean", self.forecast.mean}, {"variance", self.forecast.variance}}},
+          {"guests", self.guests},
+          {"capabilities", config_.capabilities},
+          {"apart", apart},
+          {"incoming", self.incoming},
+          {"outgoing", self.outgoing},
+          {"hot", hot_},
+          {"last_arrival_age_s", age(last_arrival_, now)},
+          {"cpu_busy", host_.cpu_busy},
+          {"psi",
+           {{"cpu", share(host_.cpu_pressure)},
+            {"memory", share(host_.memory_pressure)},
+            {"io", share(host_.io_pressure)}}},
+          {"network_rx_bytes_per_s", host_.network_rx_bytes_per_s},
+          {"network_tx_bytes_per_s", host_.network_tx_bytes_per_s},
+          {"power_watts", config_.power_watts}};
+}
+
+json Node::guest_json(const ManagedGuest& guest, double now) const {
+  const Forecast forecast = guest.load.forecast(static_cast<double>(guest.cpus), config_.policy);
+  return {{"name", guest.name},
+          {"state", guest.state},
+          {"pid", guest.process.pid()},
+          {"cpus", guest.cpus},
+          {"demand", guest.demand},
+          {"forecast", {{"mean", forecast.mean}, {"variance", forecast.variance}}},
+          {"memory", guest.memory},
+          {"memory_used", guest.memory_used},
+          {"dirty_rate", guest.dirty_rate},
+          {"disk_read_bytes_per_s", guest.disk_read},
+          {"disk_write_bytes_per_s", guest.disk_write},
+          {"sensitivity", guest.attributes.sensitivity},
+          {"needs", guest.attributes.needs},
+          {"apart", guest.attributes.apart},
+          {"together", guest.attributes.together},
+          {"pinned", guest.attributes.pinned},
+          {"last_move_age_s", age(guest.last_move, now)},
+          {"recent_moves", guest.heat},
+          {"left", guest.left},
+          {"migration", guest.migration}};
+}
+
+json Node::view() {
+  const std::lock_guard lock(mutex_);
+  constexpr const char* kStates[] = {"open", "draining", "closed", "asleep"};
+  return {{"name", config_.name},
+          {"version", GODWIT_VERSION},
+          {"protocol", Peers::kProtocol},
+          {"goal", config_.policy.goal == balancer::Goal::kBalance ? "balance" : "consolidate"},
+          {"mode", mode_name(mode_)},
+          {"state", kStates[static_cast<int>(state_)]},
+          {"uptime_s",
+           std::chrono::duration<double>(std::chrono::steady_clock::now() - began_).count()},
+          {"host", host_json()}};
+}
+
+json Node::guests() {
+  const std::lock_guard lock(mutex_);
+  json list = json::array();
+  for (const auto& [name, guest] : guests_) list.push_back(guest_json(guest, seconds()));
+  return list;
+}
+
+json Node::status() {
+  json status = view();
+  status["guests"] = guests();
+  status["peers"] = json::array();
+  for (const PeerState& peer : peers_.states()) {
+    const json& host = field(peer.view, "host");
+    status["peers"].push_back({{"name", peer.name},
+                               {"address", peer.address},
+                               {"state", peer.alive       ? "alive"
+                                         : peer.asleep    ? "asleep"
+                                         : peer.age_s < 0 ? "refused"
+                                                          : "silent"},
+                               {"why", peer.why},
+                               {"age_s", peer.age_s < 0 ? json() : json(peer.age_s)},
+                               {"capacity", field(host, "capacity")},
+                               {"demand", field(host, "demand")},
+                               {"forecast", field(field(host, "forecast"), "mean")},
+                               {"memory", field(host, "memory")},
+                               {"memory_used", field(host, "memory_used")},
+                               {"guests", field(host, "guests")},
+                               {"hot", field(host, "hot")},
+                               {"closed", text_in(peer.view, "state").value_or("open") != "open"}});
+  }
+  const double unix_now =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  status["decisions"] = json::array();
+  for (const json& record : records_.newest(kDecisionsShown)) {
+    status["decisions"].push_back(
+        {{"id", record["id"]},
+         {"age_s", std::max(0.0, unix_now - number_in(record, "time").value_or(0))},
+         {"text", text_in(record, "text").value_or("")}});
+  }
+  const std::lock_guard lock(mutex_);
+  status["moves"] = json::array();
+  for (const Move& move : moves_) {
+    if (move.done) continue;
+    json one{{"guest", move.guest}, {"from", config_.name}, {"to", move.to}};
+    if (const ManagedGuest* guest = find(move.guest);
+        guest != nullptr && guest->migration.is_object()) {
+      const std::string to = move.to;
+      one.update(guest->migration);
+      one["to"] = to;
+    }
+    status["moves"].push_back(one);
+  }
+  json counters{{"decisions", records_.count()}};
+  for (const char* key :
+       {"moves_completed", "moves_failed", "moves_undone", "refusals", "reservations_expired"}) {
+    counters[key] = counters_[key];
+  }
+  status["counters"] = counters;
+  status["drain_trouble"] = drain_trouble_;
+  return status;
+}
+
+}  // namespace godwit::node
