@@ -1,0 +1,306 @@
+"""Nodes that balance, drain, die and lie: three on this machine, each at a loopback address of its own, with a
+capacity of its own and small guests."""
+
+import http.server
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+from pathlib import Path
+
+from harness import GODWIT, GUESTS, PATIENCE, Process
+
+HOLD = 2.0  # seconds that a load must last: hot_k samples of 100 ms
+POLICY = {"hot_n": 25, "hot_k": 20, "slow_samples": 40, "cooldown_seconds": 600, "settle_seconds": 1, "horizon_seconds": 600}
+
+
+class Node:
+    def __init__(self, case, name, address, **more):
+        self.case, self.name, self.address = case, name, address
+        self.folder = case.folder / name
+        self.folder.mkdir()
+        self.config = {"name": name, "listen": address, "directory": str(self.folder / "lib"), "runtime": str(self.folder / "run"),
+                       "interval": "100ms", "reservation": "3s", "cpus": 1.5, "memory": "1G", "policy": POLICY, **more}
+        self.socket = self.folder / "run/node.api"
+
+    def start(self, peers):
+        self.config["peers"] = [{"name": p.name, "address": p.address} for p in peers]
+        path = self.folder / "node.json"
+        path.write_text(json.dumps(self.config))
+        self.process = Process([GODWIT, "node", "--config", path])
+        self.case.assertIsNotNone(self.process.err.wait("is ready", 20), self.process.err.text())
+
+    def run(self, command, *words):
+        return subprocess.run([GODWIT, command, "--node", self.socket, *map(str, words)], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=60 * PATIENCE)
+
+    def get(self, target="/v1/node"):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(10 * PATIENCE)
+            s.connect(str(self.socket))
+            s.sendall(f"GET {target} HTTP/1.0\r\n\r\n".encode())
+            answer = b""
+            while piece := s.recv(65536):
+                answer += piece
+        return json.loads(answer.partition(b"\r\n\r\n")[2])
+
+    def guests(self):
+        return {g["name"]: g for g in self.get()["guests"]}
+
+    def boot(self, name, *words, kernel="pattern.elf", append="mib=4 rate=0 tick=200", memory="32M"):
+        done = self.run("start", "--name", name, "--kernel", GUESTS / kernel, "--append", append, "--memory", memory, *words)
+        self.case.assertEqual(done.returncode, 0, done.stderr)
+
+    def guest_call(self, name, method, target):
+        import http.client
+        connection = http.client.HTTPConnection("guest")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(self.folder / "run" / f"{name}.sock"))
+        connection.request(method, target)
+        return connection.getresponse().status
+
+    def moves(self):
+        return [d for d in self.get("/v1/decisions") if d["action"] in ("move", "swap")]
+
+    def end(self):
+        if hasattr(self, "process"):
+            self.process.end()
+        for path in (self.folder / "lib/guests").glob("*.json"):
+            try:
+                os.kill(json.loads(path.read_text())["pid"], signal.SIGKILL)
+            except (OSError, ValueError, KeyError):
+                pass
+
+
+@unittest.skipUnless(os.access("/dev/kvm", os.R_OK | os.W_OK), "no /dev/kvm here")
+class NodeTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="godwit-node-"))
+        self.nodes = []
+
+    def tearDown(self):
+        for node in self.nodes:
+            node.end()
+        shutil.rmtree(self.folder)
+
+    def cluster(self, names="abc", **more):
+        with_ports = []
+        for i, name in enumerate(names):
+            with socket.socket() as s:
+                s.bind((f"127.0.0.{i + 2}", 0))
+                with_ports.append((name, "%s:%d" % s.getsockname()))
+        self.nodes = [Node(self, name, address, **more.get(name, {})) for name, address in with_ports]
+        for node in self.nodes:
+            node.start([p for p in self.nodes if p is not node])
+        self.eventually(lambda: all(p["state"] == "alive" for n in self.nodes for p in n.get()["peers"]), 20)
+        return self.nodes
+
+    def eventually(self, condition, seconds, what="it never happened"):
+        deadline = time.monotonic() + seconds * PATIENCE
+        while time.monotonic() < deadline:
+            if condition():
+                return
+            time.sleep(0.1)
+        self.fail(what() if callable(what) else what)
+
+    def test_a_hot_spot_is_resolved_and_explained(self):
+        a, b, c = self.cluster()
+        a.boot("g1")
+        a.boot("g2")
+        self.eventually(lambda: len(a.guests()) == 1 and len(b.guests()) + len(c.guests()) == 1, 60, lambda: a.run("explain").stdout)
+        moves = a.moves()
+        self.assertEqual(len(moves), 1, moves)
+        self.eventually(lambda: a.moves()[0].get("outcome", {}).get("status") == "completed", 5)
+        self.assertGreater(moves[0]["benefit"], moves[0]["cost"])
+        self.assertGreater(moves[0]["predicted"]["source_before"], 1.0)
+        words = a.run("explain").stdout
+        self.assertIn("move guest g", words)
+        self.assertIn("-> completed", words)
+        time.sleep(3)
+        self.assertEqual([len(n.moves()) for n in (b, c)], [0, 0], "the guest was moved on")
+
+    def test_a_spike_shorter_than_the_hold_time_moves_nothing(self):
+        a, b, c = self.cluster()
+        for name in ("g1", "g2"):
+            a.boot(name, kernel="idle.elf", append="")
+        time.sleep(2 * HOLD)  # what is usual here
+        a.boot("spike")
+        time.sleep(HOLD / 4)
+        a.guest_call("spike", "PUT", "/v1/pause")
+        time.sleep(3 * HOLD)
+        self.assertEqual(a.moves(), [])
+        self.assertEqual(len(a.guests()), 3)
+
+    def test_a_symmetric_load_moves_nothing(self):
+        nodes = self.cluster("ab")
+        for node in nodes:
+            node.boot("g-" + node.name)
+        time.sleep(8 * HOLD)
+        self.assertEqual([n.moves() for n in nodes], [[], []])
+
+    def test_guests_survive_a_killed_node_and_are_adopted(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
+        a.boot("g1", "--apart", "db", "--sensitivity", 7)
+        pid = a.guests()["g1"]["pid"]
+        a.process.signal(signal.SIGKILL)
+        a.process.wait(5)
+        os.kill(pid, 0)  # it runs on
+        self.eventually(lambda: b.get()["peers"][0]["state"] == "silent", 20, "b does not notice")
+        a.start([b])
+        guest = a.guests()["g1"]
+        self.assertEqual((guest["pid"], guest["apart"], guest["sensitivity"]), (pid, "db", 7.0))
+        self.eventually(lambda: b.get()["peers"][0]["state"] == "alive", 20)
+
+    def test_the_name_of_a_guest_is_taken_once(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
+        a.boot("g1", kernel="idle.elf", append="")
+        again = a.run("start", "--name", "g1", "--kernel", GUESTS / "idle.elf", "--memory", "32M")
+        self.assertEqual((again.returncode, again.stderr), (1, "godwit: start: a guest called g1 is here already\n"))
+
+    def test_a_guest_larger_than_the_host_is_refused(self):
+        a, = self.cluster("a", a={"mode": "off", "memory": "64M"})
+        done = a.run("start", "--name", "g1", "--kernel", GUESTS / "idle.elf", "--memory", "128M")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("no room: g1 needs 128 MB", done.stderr)
+        self.assertEqual(a.guests(), {})
+
+    def post(self, node, target, body):
+        host, port = node.address.rsplit(":", 1)
+        import http.client
+        connection = http.client.HTTPConnection(host, int(port), timeout=30 * PATIENCE)
+        connection.request("POST", target, json.dumps(body))
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+    def test_a_reservation_that_nobody_uses_ends(self):
+        a, = self.cluster("a", a={"mode": "off"})
+        wanted = {"guest": {"name": "g1", "cpus": 1, "memory": 64, "demand": 0.5}, "from": "z"}
+        status, place = self.post(a, "/v1/reservations", wanted)
+        self.assertEqual(status, 200, place)
+        self.assertEqual(a.get()["host"]["incoming"], 1)
+        status, refused = self.post(a, "/v1/reservations", {**wanted, "guest": {**wanted["guest"], "name": "g2"}})
+        self.assertEqual(status, 409)
+        self.assertIn("as many guests as it may", refused["error"])
+        self.eventually(lambda: a.get()["host"]["incoming"] == 0 and a.guests() == {}, 15, "the place is kept for ever")
+        self.assertEqual(a.get()["counters"]["reservations_expired"], 1)
+
+    def test_a_full_target_refuses(self):
+        a, = self.cluster("a", a={"mode": "off", "memory": "64M", "cpus": 1.0})
+        for guest, why in (({"name": "g1", "cpus": 1, "memory": 128, "demand": 0.1}, "no memory"),
+                           ({"name": "g1", "cpus": 1, "memory": 16, "demand": 0.97}, "above its threshold")):
+            status, answer = self.post(a, "/v1/reservations", {"guest": guest, "from": "z"})
+            self.assertEqual(status, 409)
+            self.assertIn(why, answer["error"])
+        self.assertEqual(a.guests(), {})
+
+    def lying_peer(self, view):
+        class Liar(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                body = json.dumps(view).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.9", 0), Liar)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        self.addCleanup(server.shutdown)
+        return "%s:%d" % server.server_address
+
+    def with_liar(self, view):
+        with socket.socket() as s:
+            s.bind(("127.0.0.2", 0))
+            address = "%s:%d" % s.getsockname()
+        node = Node(self, "a", address)
+        self.nodes = [node]
+        liar = Node(self, "z", self.lying_peer(view))
+        node.start([liar])
+        return node
+
+    def test_a_peer_with_nonsense_figures_is_no_target(self):
+        nonsense = {"name": "z", "protocol": 1, "state": "open",
+                    "host": {"capacity": 1e300, "memory": -5, "memory_used": "x", "demand": -1, "link": None,
+                             "forecast": {"mean": -1e9, "variance": -1}, "incoming": -7}}
+        a = self.with_liar(nonsense)
+        a.boot("g1")
+        a.boot("g2")
+        time.sleep(3 * HOLD)
+        self.assertEqual(a.moves(), [])
+        self.assertEqual(a.get()["state"], "open")
+
+    def test_a_peer_of_another_version_says_so(self):
+        a = self.with_liar({"name": "z", "protocol": 99})
+        self.eventually(lambda: "version 99" in a.get()["peers"][0]["why"], 10)
+        self.assertEqual(a.get()["peers"][0]["state"], "refused")
+
+    def test_drain_spreads_ten_guests_and_keeps_the_host_closed(self):
+        a, b, c = self.cluster(a={"mode": "off", "cpus": 4}, b={"mode": "off", "memory": "256M"}, c={"mode": "off", "memory": "256M"})
+        for i in range(10):
+            a.boot(f"g{i}", kernel="idle.elf", append="")
+        done = a.run("drain")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("empty, and closed until godwit undrain", done.stdout)
+        here, there, also = (len(n.guests()) for n in (a, b, c))
+        self.assertEqual((here, there + also), (0, 10))
+        self.assertLessEqual(max(there, also), 8, "a host has more than its memory holds")
+        status, refused = self.post(a, "/v1/reservations", {"guest": {"name": "x", "cpus": 1, "memory": 16}, "from": "z"})
+        self.assertEqual(status, 409)
+        self.assertEqual(a.run("undrain").returncode, 0)
+        self.assertEqual(a.get()["state"], "open")
+
+    def test_a_drain_that_does_not_fit_is_refused_before_anything_moves(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off", "memory": "64M"})
+        for i in range(4):
+            a.boot(f"g{i}", kernel="idle.elf", append="")
+        done = a.run("drain")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("cannot be drained", done.stderr)
+        self.assertEqual(len(done.stderr.strip().splitlines()), 1)
+        self.assertEqual((len(a.guests()), len(b.guests()), a.get()["state"]), (4, 0, "open"))
+
+    def test_two_overloaded_nodes_do_not_crowd_one_target(self):
+        a, b, c = self.cluster(a={"cpus": 0.6}, b={"cpus": 0.6}, c={"cpus": 1.3})
+        for node in (a, b):
+            node.boot("g-" + node.name)
+        self.eventually(lambda: len(c.guests()) == 1, 60, lambda: a.run("explain").stdout)
+        time.sleep(3 * HOLD)
+        self.assertEqual(len([g for g in c.guests().values() if g["state"] == "running"]), 1)
+
+    def test_metrics_and_top_show_it(self):
+        a, = self.cluster("a", a={"mode": "off"})
+        a.boot("g1", kernel="idle.elf", append="")
+        frame = a.run("top", "--once")
+        self.assertEqual(frame.returncode, 0, frame.stderr)
+        self.assertIn("g1", frame.stdout)
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(str(a.socket))
+            s.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            text = b""
+            while piece := s.recv(65536):
+                text += piece
+        self.assertIn(b"text/plain", text)
+        self.assertIn(b'godwit_guest_memory_used_bytes{guest="g1"}', text)
+
+    def test_bad_configuration_is_one_line(self):
+        path = self.folder / "bad.json"
+        for text, why in (("{", "no valid JSON"), ('{"nmae": "a"}', '"nmae": no such key'), ('{"cpus": -1}', '"cpus": must be a number'),
+                          ('{"listen": "192.0.2.1:7400"}', "give certificates"), ('{"policy": {"hott": 1}}', '"policy"'),
+                          ('{"interval": "1"}', '"interval"')):
+            path.write_text(text)
+            done = subprocess.run([GODWIT, "node", "--config", path], capture_output=True, text=True, timeout=20 * PATIENCE)
+            self.assertEqual(done.returncode, 1, text)
+            self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+            self.assertIn(why, done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
