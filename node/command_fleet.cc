@@ -115,7 +115,7 @@ int start_command(const Words& words) {
                {"huge_pages", config.huge_pages},
                {"attributes", attributes}};
   if (!config.initrd.empty()) request["initrd"] = config.initrd;
-  const json status = node_of(options).request("POST", "/v1/guests", request, 30s);
+  const json status = node_of(options).request("POST", "/v1/guests", request, 130s);
   fmt::print("{} runs (pid {})\n", config.name,
              static_cast<long>(number_in(status, "pid").value_or(0)));
   return kExitOk;

@@ -5,14 +5,19 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <ctime>
 #include <exception>
+#include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "node/commands.h"
 #include "node/control_client.h"
+#include "node/control_socket.h"
+#include "node/daemon/node_client.h"
 #include "node/exit_codes.h"
 #include "node/host_port.h"
 #include "node/options.h"
@@ -24,6 +29,8 @@ namespace godwit::node {
 using nlohmann::json;
 
 namespace {
+
+constexpr std::chrono::hours kMoveTimeout{24};
 
 constexpr const char* kHelp =
     "NAME is a guest's name or the path of its control socket. Ctrl-C cancels the move; a second "
@@ -46,10 +53,10 @@ sigset_t interrupts() {
 /// The request that answers when the move has ended, on a thread of its own.
 class MoveCall {
  public:
-  MoveCall(const ControlClient& client, json body)
-      : thread_([this, &client, body = std::move(body)] {
+  explicit MoveCall(std::function<json()> call)
+      : thread_([this, call = std::move(call)] {
           try {
-            report_ = client.post("/v1/migrate", body);
+            report_ = call();
           } catch (...) {
             error_ = std::current_exception();
           }
@@ -117,13 +124,13 @@ void cancel(const ControlClient& client) {
   }
 }
 
-json move(const ControlClient& client, const json& body) {
+json move(const ControlClient& client, std::function<json()> request) {
   sigset_t signals = interrupts();
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   sigaddset(&signals, SIGWINCH);
   ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   ProgressLine progress;
-  const MoveCall call(client, body);
+  const MoveCall call(std::move(request));
   bool cancelled = false;
   while (!call.done()) {
     const timespec tick{0, 200'000'000};
@@ -138,6 +145,12 @@ json move(const ControlClient& client, const json& body) {
     if (!call.done()) progress.update(client);
   }
   return call.report();
+}
+
+/// The socket of a guest of the node: they are side by side.
+std::string guest_of(const NodeClient& node, const std::string& name) {
+  if (const std::string why = name_complaint(name); !why.empty()) throw UsageError(why);
+  return (std::filesystem::path(node.address()).parent_path() / (name + ".sock")).string();
 }
 
 int exit_code(const std::string& status) {
@@ -167,13 +180,20 @@ void explain(const std::string& name, const json& report, int code) {
 }  // namespace
 
 int migrate_command(const Words& words) {
-  Options options("migrate NAME --to HOST:PORT [OPTION...]",
-                  "Moves a running guest to a host where `godwit receive` listens.", kHelp);
-  options.value("to", "HOST:PORT", "where godwit receive listens; an IPv6 address in [brackets]")
+  Options options(
+      "migrate NAME --to HOST:PORT|PEER [OPTION...]",
+      "Moves a running guest to a host where `godwit receive` listens, or whose node is a "
+      "peer of this host's.",
+      kHelp);
+  options
+      .value("to", "HOST:PORT|PEER",
+             "where godwit receive listens, an IPv6 address in [brackets]; or a peer of the node, "
+             "by name")
       .value("transport", "auto|rdma|tcp", "auto: RDMA if both ends reach each other by it", "auto")
       .value("downtime-limit", "TIME", "stop the guest once this suffices for the rest", "50ms")
       .value("max-bandwidth", "RATE", "at most that much, such as 1Gbit; 0: no limit", "0")
       .value("timeout", "TIME", "give the move up after that long; 0: never", "60s")
+      .value("node", "SOCKET", "of the node that knows PEER, instead of the one of this host")
       .flag("json", "print the report as JSON")
       .argument("NAME");
   if (!options.parse(words)) return kExitOk;
@@ -183,16 +203,24 @@ int migrate_command(const Words& words) {
     throw UsageError("--transport: must be auto, rdma or tcp");
   }
   const std::string to = options.text("to");
-  if (const std::string why = destination_complaint(to); !why.empty()) {
+  const bool to_peer = to.find(':') == std::string::npos;  // of the node, which knows its address
+  if (const std::string why = to_peer ? name_complaint(to) : destination_complaint(to);
+      !why.empty()) {
     throw UsageError("--to: " + why);
   }
-  const ControlClient client(options.text("NAME"));
-  const json report =
-      move(client, {{"to", to},
-                    {"transport", transport},
-                    {"downtime_limit_ms", options.time_ns("downtime-limit") / 1'000'000},
-                    {"max_bandwidth", options.rate("max-bandwidth")},
-                    {"timeout_ms", options.time_ns("timeout") / 1'000'000}});
+  json body{{"transport", transport},
+            {"downtime_limit_ms", options.time_ns("downtime-limit") / 1'000'000},
+            {"max_bandwidth", options.rate("max-bandwidth")},
+            {"timeout_ms", options.time_ns("timeout") / 1'000'000}};
+  const NodeClient node(
+      options.has("node") ? options.text("node") : runtime_directory() + "/node.api", nullptr);
+  const ControlClient client(to_peer ? guest_of(node, options.text("NAME")) : options.text("NAME"));
+  const json report = move(client, [&] {
+    body["to"] = to;
+    if (!to_peer) return client.post("/v1/migrate", body);
+    body["guest"] = options.text("NAME");
+    return node.request("POST", "/v1/moves", body, kMoveTimeout);
+  });
   const int code = exit_code(report.value("status", "failed"));
   if (code != kExitOk) explain(client.name(), report, code);
   if (options.on("json")) {

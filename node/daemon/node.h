@@ -46,9 +46,11 @@ class Node {
   /// Starts a guest of docs/api.md's description and waits until it runs. Blocks. Throws BadRequest
   /// and Conflict (guest_control.h), std::runtime_error when it does not start.
   nlohmann::json start(const nlohmann::json& request);
-  /// Moves a guest to a peer, by name; or to whichever the balancer finds best. Blocks until the
-  /// move has ended and returns the guest's report, with "peer".
-  nlohmann::json migrate(const std::string& guest, const std::string& peer);
+  /// Moves a guest to a peer, by name. Blocks until the move has ended and returns the guest's
+  /// report, with "peer".
+  /// `settings`: fields of the guest's POST /v1/migrate, but for "to".
+  nlohmann::json migrate(const std::string& guest, const std::string& peer,
+                         const nlohmann::json& settings);
   /// Closes this node and moves its guests away, by a plan that fits as a whole or is refused
   /// (Conflict) with nothing changed. Returns once the moves have begun. Blocks for the plan.
   nlohmann::json drain();
@@ -104,8 +106,8 @@ class Node {
   std::uint64_t record(const balancer::Decision& decision, const balancer::ClusterView& view,
                        const Names& names);
   void carry_out(const balancer::Decision& decision, std::uint64_t record, const Names& names);
-  nlohmann::json move_guest(const std::string& guest, const std::string& peer,
-                            std::uint64_t record);
+  nlohmann::json move_guest(const std::string& guest, const std::string& peer, std::uint64_t record,
+                            nlohmann::json settings);
   void launch_move(const std::string& guest, const std::string& peer, std::uint64_t record);
   void judge(double now);
   void run_drain();

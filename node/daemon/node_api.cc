@@ -59,6 +59,13 @@ ApiResponse set_mode(Node& node, const json& body) {
   throw BadRequest("mode must be \"off\", \"advise\" or \"automatic\"");
 }
 
+ApiResponse start_move(Node& node, const json& body) {
+  json settings = body;
+  settings.erase("guest");
+  settings.erase("to");
+  return ok(node.migrate(required(body, "guest"), required(body, "to"), settings));
+}
+
 struct Endpoint {
   std::string_view method;
   std::string_view target;
@@ -70,10 +77,7 @@ constexpr Endpoint kEndpoints[] = {
     {"GET", "/v1/node", [](Node& node, const json&) { return ok(node.status()); }},
     {"GET", "/v1/guests", [](Node& node, const json&) { return ok(node.guests()); }},
     {"POST", "/v1/guests", [](Node& node, const json& body) { return ok(node.start(body)); }},
-    {"POST", "/v1/moves",
-     [](Node& node, const json& body) {
-       return ok(node.migrate(required(body, "guest"), required(body, "to")));
-     }},
+    {"POST", "/v1/moves", start_move},
     {"POST", kReservations, [](Node& node, const json& body) { return ok(node.reserve(body)); }},
     {"PUT", "/v1/drain", [](Node& node, const json&) { return ok(node.drain()); }},
     {"PUT", "/v1/undrain",

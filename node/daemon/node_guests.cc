@@ -23,7 +23,8 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 constexpr milliseconds kGuestAnswers{1000};
-constexpr milliseconds kGuestStarts{20'000};
+constexpr milliseconds kGuestBoots{120'000};  // its kernel is unpacked on the way
+constexpr milliseconds kGuestListens{20'000};
 constexpr double kHeatHalfLife = 3600;  // seconds
 
 json ask_guest(const std::string& api, const char* target) {
@@ -170,7 +171,7 @@ json Node::start(const json& request) {
     keep(guest);
     api = guest.api;
   }
-  for (const auto end = Clock::now() + kGuestStarts; Clock::now() < end;) {
+  for (const auto end = Clock::now() + kGuestBoots; Clock::now() < end;) {
     try {
       const json status = ask_guest(api, "/v1/status");
       if (text_in(status, "state") != "booting") return status;
@@ -259,7 +260,7 @@ json Node::reserve(const json& request) {
     place.deadline = Clock::now() + config_.reservation;
     keep(place);
   }
-  for (const auto end = Clock::now() + kGuestStarts; Clock::now() < end;) {
+  for (const auto end = Clock::now() + kGuestListens; Clock::now() < end;) {
     constexpr std::string_view kListening = "listening on ";
     const std::string words = last_words(name);
     if (const auto at = words.find(kListening); at != std::string::npos) {

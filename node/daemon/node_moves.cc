@@ -175,7 +175,7 @@ void Node::launch_move(const std::string& guest, const std::string& peer, std::u
   Move& move = moves_.emplace_back(Move{guest, peer, Clock::now(), {}, false});
   move.thread = std::thread([this, &move, guest, peer, record] {
     try {
-      move_guest(guest, peer, record);
+      move_guest(guest, peer, record, json::object());
     } catch (const std::exception& error) {
       fmt::print(stderr, "godwit: node: {} does not move to {}: {}\n", guest, peer, error.what());
     }
@@ -186,7 +186,8 @@ void Node::launch_move(const std::string& guest, const std::string& peer, std::u
 }
 
 /// Reserves at the peer, moves, and sees to it that the reservation does not outlive the attempt.
-json Node::move_guest(const std::string& name, const std::string& peer, std::uint64_t record) {
+json Node::move_guest(const std::string& name, const std::string& peer, std::uint64_t record,
+                      json settings) {
   json description;
   std::string api;
   double load_before = 0;
@@ -211,9 +212,8 @@ json Node::move_guest(const std::string& name, const std::string& peer, std::uin
         peer, "POST", "/v1/reservations",
         {{"guest", description}, {"from", config_.name}, {"forced", record == 0}}, kReserveTimeout);
     try {
-      report = NodeClient(api, nullptr)
-                   .request("POST", "/v1/migrate", {{"to", text_in(place, "address").value_or("")}},
-                            kMoveTimeout);
+      settings["to"] = text_in(place, "address").value_or("");
+      report = NodeClient(api, nullptr).request("POST", "/v1/migrate", settings, kMoveTimeout);
     } catch (const ClientError& error) {
       why = error.what();
     }
@@ -252,8 +252,8 @@ json Node::move_guest(const std::string& name, const std::string& peer, std::uin
   return report;
 }
 
-json Node::migrate(const std::string& guest, const std::string& peer) {
-  return move_guest(guest, peer, 0);
+json Node::migrate(const std::string& guest, const std::string& peer, const json& settings) {
+  return move_guest(guest, peer, 0, settings);
 }
 
 /// Did the load fall as was promised?
@@ -350,7 +350,7 @@ void Node::run_drain() {
       }
     }
     try {
-      const json report = move_guest(guest, target, id);
+      const json report = move_guest(guest, target, id, json::object());
       if (text_in(report, "status") == "completed") {
         failures = 0;
         const std::lock_guard lock(mutex_);

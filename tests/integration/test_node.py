@@ -38,7 +38,7 @@ class Node:
 
     def run(self, command, *words):
         return subprocess.run([GODWIT, command, "--node", self.socket, *map(str, words)], stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True, timeout=60 * PATIENCE)
+                              capture_output=True, text=True, timeout=140 * PATIENCE)
 
     def get(self, target="/v1/node"):
         with socket.socket(socket.AF_UNIX) as s:
@@ -79,7 +79,9 @@ class Node:
 
 
 @unittest.skipUnless(os.access("/dev/kvm", os.R_OK | os.W_OK), "no /dev/kvm here")
-class NodeTest(unittest.TestCase):
+class NodeCase(unittest.TestCase):
+    """Nodes that are ended with all their guests."""
+
     def setUp(self):
         self.folder = Path(tempfile.mkdtemp(prefix="godwit-node-"))
         self.nodes = []
@@ -109,6 +111,8 @@ class NodeTest(unittest.TestCase):
             time.sleep(0.1)
         self.fail(what() if callable(what) else what)
 
+
+class NodeTest(NodeCase):
     def test_a_hot_spot_is_resolved_and_explained(self):
         a, b, c = self.cluster()
         a.boot("g1")
@@ -274,6 +278,76 @@ class NodeTest(unittest.TestCase):
         self.eventually(lambda: len(c.guests()) == 1, 60, lambda: a.run("explain").stdout)
         time.sleep(3 * HOLD)
         self.assertEqual(len([g for g in c.guests().values() if g["state"] == "running"]), 1)
+
+    def slow_move(self, a, b):
+        """A move of two seconds or so, under way."""
+        a.boot("g1", append="mib=16 rate=1 tick=50", memory="64M")
+        time.sleep(1)
+        mover = Process([GODWIT, "migrate", "g1", "--to", b.name, "--node", a.socket, "--max-bandwidth", "60Mbit"])
+        self.addCleanup(mover.end)
+        self.eventually(lambda: a.guests()["g1"]["state"] == "migrating", 10)
+        return mover
+
+    def test_a_person_moves_a_guest_to_a_peer_by_its_name(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
+        a.boot("g1", "--sensitivity", 3)
+        done = a.run("migrate", "g1", "--to", "b", "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stdout)["peer"], "b")
+        self.eventually(lambda: b.guests().get("g1", {}).get("state") == "running", 5)
+        self.assertEqual((b.guests()["g1"]["left"], b.guests()["g1"]["sensitivity"]), ("a", 3.0))
+        self.eventually(lambda: a.guests() == {}, 5)
+        done = a.run("migrate", "g2", "--to", "b")
+        self.assertEqual((done.returncode, done.stderr), (1, "godwit: migrate: no guest called g2 is here\n"))
+
+    def test_a_move_survives_the_nodes_of_both_ends(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
+        self.slow_move(a, b)
+        for node in (a, b):
+            node.process.signal(signal.SIGKILL)
+            node.process.wait(5)
+        a.start([b])
+        b.start([a])
+        self.eventually(lambda: b.guests().get("g1", {}).get("state") == "running" and a.guests() == {}, 20,
+                        lambda: f"{a.guests()} {b.guests()}")
+        self.assertEqual(b.get()["host"]["incoming"], 0)
+
+    def test_a_destination_that_dies_leaves_the_guest_and_no_reservation(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
+        mover = self.slow_move(a, b)
+        os.kill(b.guests()["g1"]["pid"], signal.SIGKILL)
+        self.assertEqual(mover.wait(20), 3, mover.err.text())
+        self.eventually(lambda: a.guests()["g1"]["state"] == "running" and b.guests() == {}, 10)
+        self.assertEqual(a.get()["counters"]["moves_failed"], 1)
+
+    def certificates(self, authority, *names):
+        def openssl(*words):
+            subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True, timeout=60)
+
+        ca = self.folder / authority
+        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+        openssl("req", "-x509", *key, "-days", 2, "-subj", f"/CN={authority}", "-keyout", f"{ca}.key", "-out", f"{ca}.crt")
+        for name in names:
+            own = self.folder / f"{authority}-{name}"
+            openssl("req", "-new", *key, "-subj", f"/CN={name}", "-keyout", f"{own}.key", "-out", f"{own}.csr")
+            openssl("x509", "-req", "-in", f"{own}.csr", "-CA", f"{ca}.crt", "-CAkey", f"{ca}.key", "-CAcreateserial", "-days", 2,
+                    "-out", f"{own}.crt")
+        return [{"ca": f"{ca}.crt", "certificate": f"{ca}-{n}.crt", "key": f"{ca}-{n}.key"} for n in names]
+
+    def test_nodes_with_certificates_trust_their_own_authority_only(self):
+        of_a, of_b = self.certificates("ours", "a", "b")
+        of_stranger, = self.certificates("theirs", "a")
+        a, b = self.cluster("ab", a={"mode": "off", "tls": of_a}, b={"mode": "off", "tls": of_b})
+        a.boot("g1", kernel="idle.elf", append="")
+        done = a.run("migrate", "g1", "--to", "b")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.eventually(lambda: "g1" in b.guests(), 5)
+        a.process.signal(signal.SIGTERM)
+        self.assertEqual(a.process.wait(10), 0)
+        a.config["tls"] = of_stranger
+        a.start([b])
+        self.eventually(lambda: "certificate" in a.get()["peers"][0]["why"], 10, lambda: str(a.get()["peers"]))
+        self.eventually(lambda: b.get()["peers"][0]["state"] == "silent", 20)
 
     def test_metrics_and_top_show_it(self):
         a, = self.cluster("a", a={"mode": "off"})
