@@ -9,6 +9,10 @@ namespace godwit::migration {
 
 using memory::PageRange;
 
+namespace {
+constexpr int kSyncedTimeoutMs = 30'000;  // to take what was in the socket buffers
+}  // namespace
+
 void TcpChannel::write(std::span<const PageRange> ranges) {
   std::vector<PageRange> table;
   std::vector<iovec> parts;
@@ -60,7 +64,7 @@ void TcpChannel::write_zero(std::span<const PageRange> ranges) { send_zero(wire_
 // socket buffers.
 void TcpChannel::flush() {
   wire_.send({.kind = MessageKind::kSync}, {});
-  const FrameHeader header = wire_.receive_header(-1);
+  const FrameHeader header = wire_.receive_header(kSyncedTimeoutMs);
   const auto payload = wire_.receive_payload(header);
   if (header.kind == MessageKind::kRefuse) {
     throw ChannelError("the destination refused: " + decode_reason(payload));

@@ -175,6 +175,7 @@ Source::End move_to(vmm::Machine& machine, Report& report,
     for (FrameHeader header; header.kind != MessageKind::kState;) {
       header = wire.receive_header(5000);
       wire.receive_payload(header);
+      if (header.kind == MessageKind::kSync) wire.send({.kind = MessageKind::kSynced});
     }
     finish(wire);
   });
