@@ -20,7 +20,7 @@ ControlServer::ControlServer(sys::UniqueFd listener, ApiHandler handler, ServerL
     : server_(std::make_unique<HttpServerOver<Plain>>(Plain(), std::move(listener),
                                                       std::move(handler), limits)) {}
 
-ControlServer::ControlServer(sys::UniqueFd listener, std::shared_ptr<const TlsContext> tls,
+ControlServer::ControlServer(sys::UniqueFd listener, const std::shared_ptr<const TlsContext>& tls,
                              ApiHandler handler, ServerLimits limits) {
   if (tls) {
     server_ = tls->module().serve(std::move(listener), std::move(handler), limits);

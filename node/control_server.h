@@ -36,8 +36,8 @@ class ControlServer {
   ControlServer(sys::UniqueFd listener, ApiHandler handler, ServerLimits limits = {});
   /// With `tls`, a client must show a certificate that its CA signed; others are refused in the
   /// handshake. Null: plain HTTP.
-  ControlServer(sys::UniqueFd listener, std::shared_ptr<const TlsContext> tls, ApiHandler handler,
-                ServerLimits limits = {});
+  ControlServer(sys::UniqueFd listener, const std::shared_ptr<const TlsContext>& tls,
+                ApiHandler handler, ServerLimits limits = {});
   /// Gives answers that are due up to a second to leave, then closes everything.
   ~ControlServer();
   ControlServer(const ControlServer&) = delete;

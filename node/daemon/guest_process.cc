@@ -59,6 +59,7 @@ GuestProcess GuestProcess::start(const std::string& name, const std::vector<std:
   std::vector<std::string> text{"godwit"};
   text.insert(text.end(), words.begin(), words.end());
   std::vector<char*> argv;
+  argv.reserve(text.size() + 1);
   for (std::string& word : text) argv.push_back(word.data());
   argv.push_back(nullptr);
   pid_t pid = 0;

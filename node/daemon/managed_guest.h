@@ -58,6 +58,7 @@ struct ManagedGuest {
   double disk_write = 0;   // bytes/s
   balancer::LoadEstimator load;
   bool moving = false;       // by this node
+  bool gone = false;         // moved away; its process is about to end
   nlohmann::json migration;  // progress of its move, or null
   nlohmann::json counters;   // of the sample before
   std::chrono::steady_clock::time_point counted;

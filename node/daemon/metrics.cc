@@ -198,7 +198,8 @@ void counter_metrics(Text& text, const json& counters) {
   }
   text.metric("godwit_decisions_total", "counter", "Decisions of the balancer, also to stay.");
   text.sample({}, number_in(counters, "decisions"));
-  text.metric("godwit_refusals_total", "counter", "Guests of peers that were refused.");
+  text.metric("godwit_refusals_total", "counter",
+              "Rounds in which the balancer saw cause to act and stayed, or could not.");
   text.sample({}, number_in(counters, "refusals"));
   text.metric("godwit_reservations_expired_total", "counter", "Reservations that nobody used.");
   text.sample({}, number_in(counters, "reservations_expired"));

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include <filesystem>
+#include <fstream>
 
 #include "node/exit_codes.h"
 
@@ -22,12 +23,14 @@ std::string made(const std::string& directory) {
 
 }  // namespace
 
-Node::Node(NodeConfig config, std::shared_ptr<const TlsContext> tls)
+Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
     : config_(std::move(config)),
       records_(made(config_.directory) + "/decisions.jsonl"),
       mode_(config_.mode),
-      peers_(config_, std::move(tls)) {
+      peers_(config_, tls) {
   adopt();
+  end_orphans();
+  if (std::filesystem::exists(config_.directory + "/closed")) state_ = State::kClosed;
   ticker_ = std::thread([this] { tick(); });
 }
 
@@ -75,6 +78,17 @@ void Node::tick() {
   }
 }
 
+/// A host that was closed for maintenance is still closed after a reboot.
+void Node::set_closed(bool closed) const {
+  const std::string file = config_.directory + "/closed";
+  std::error_code ignored;
+  if (closed) {
+    std::ofstream(file) << "godwit undrain opens this host again\n";
+  } else {
+    std::filesystem::remove(file, ignored);
+  }
+}
+
 void Node::set_mode(Mode mode) {
   const std::lock_guard lock(mutex_);
   mode_ = mode;
@@ -83,6 +97,7 @@ void Node::set_mode(Mode mode) {
 void Node::undrain() {
   const std::lock_guard lock(mutex_);
   state_ = State::kOpen;
+  set_closed(false);
   empty_since_ = -1;
   drain_trouble_.clear();
 }

@@ -31,7 +31,7 @@ class Node {
  public:
   /// Adopts the guests whose control sockets answer in the runtime directory. Throws
   /// std::runtime_error when its directories cannot be used.
-  Node(NodeConfig config, std::shared_ptr<const TlsContext> tls);
+  Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls);
   /// Guests live on. A move in flight is its guest's own affair and goes on, too.
   ~Node();
   Node(const Node&) = delete;
@@ -79,6 +79,7 @@ class Node {
 
   // node_guests.cc
   void adopt();
+  void end_orphans() const;
   void keep(const ManagedGuest& guest) const;
   void forget(const std::string& name);
   void look_after_guests(double now);
@@ -114,6 +115,7 @@ class Node {
   void run_hook(const std::string& command, const std::string& argument) const;
 
   void tick();
+  void set_closed(bool closed) const;
   double seconds() const;
 
   const NodeConfig config_;

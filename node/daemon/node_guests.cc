@@ -137,6 +137,27 @@ void Node::adopt() {
   }
 }
 
+/// Places that were reserved when the node was killed: their processes would wait for ever.
+void Node::end_orphans() const {
+  std::error_code ignored;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(config_.directory + "/guests", ignored)) {
+    const std::string name = entry.path().stem().string();
+    if (entry.path().extension() != ".json" || guests_.contains(name)) continue;
+    std::ifstream file(entry.path());
+    const json kept = json::parse(file, nullptr, false);
+    const auto pid = static_cast<pid_t>(number_in(kept, "pid").value_or(0));
+    std::ifstream commands(fmt::format("/proc/{}/cmdline", pid));
+    const std::string words{std::istreambuf_iterator<char>(commands), {}};
+    const std::string ours = std::string("godwit\0receive\0", 15);
+    if (pid > 0 && words.rfind(ours, 0) == 0 &&
+        words.find(std::string("\0", 1) + name + std::string("\0", 1)) != std::string::npos) {
+      ::kill(pid, SIGTERM);
+    }
+    std::filesystem::remove(entry.path(), ignored);
+  }
+}
+
 json Node::start(const json& request) {
   if (!request.is_object()) throw BadRequest("the body must be a JSON object");
   const std::string name = text_or_complain(request, "name");
@@ -173,7 +194,7 @@ json Node::start(const json& request) {
   }
   for (const auto end = Clock::now() + kGuestBoots; Clock::now() < end;) {
     try {
-      const json status = ask_guest(api, "/v1/status");
+      json status = ask_guest(api, "/v1/status");
       if (text_in(status, "state") != "booting") return status;
     } catch (const ClientError&) {  // not there yet
     }
@@ -233,7 +254,8 @@ json Node::reserve(const json& request) {
         !balancer::has_room(balancer::with(self.forecast, guest.forecast), self, config_.policy)) {
       throw Conflict(fmt::format("{} would be above its threshold with it", config_.name));
     }
-    std::ofstream(log_of(name), std::ios::trunc);
+    std::error_code none_yet;
+    std::filesystem::remove(log_of(name), none_yet);
     const std::string console = fmt::format("{}/console/{}.log", config_.directory, name);
     ManagedGuest& place = add_guest(
         name, GuestProcess::start(name,
@@ -253,7 +275,8 @@ json Node::reserve(const json& request) {
     place.load = wanted.load;
     place.heat = std::clamp(number_in(description, "recent_moves").value_or(0), 0.0, 100.0) + 1;
     place.last_move = now;
-    place.left = place.from = text_in(request, "from").value_or("");
+    const std::string from = text_in(request, "from").value_or("");
+    if (name_complaint(from).empty()) place.left = place.from = from;
     place.reserved = true;
     place.state = "reserved";
     place.reservation = id = fmt::format("{:016x}", random_());

@@ -95,10 +95,7 @@ std::uint64_t Node::record(const Decision& decision, const ClusterView& view, co
   };
   json entry{{"action", balancer::name(decision.action)},
              {"cause", balancer::name(decision.cause)},
-             {"obstacle", balancer::name(decision.obstacle)},
-             {"guest", guest(decision.guest)},
-             {"from", config_.name},
-             {"to", host_name(names.hosts, decision.target)}};
+             {"obstacle", balancer::name(decision.obstacle)}};
   const bool acts = decision.action == Action::kMove || decision.action == Action::kSwap ||
                     decision.action == Action::kWake;
   const double now = view.now;
@@ -110,6 +107,9 @@ std::uint64_t Node::record(const Decision& decision, const ClusterView& view, co
   } else {
     last_refusal_ = nullptr;
   }
+  entry["guest"] = guest(decision.guest);
+  entry["from"] = config_.name;
+  entry["to"] = host_name(names.hosts, decision.target);
   entry["benefit"] = decision.benefit;
   entry["cost"] = decision.cost;
   entry["predicted"] = {{"seconds", decision.seconds},
@@ -234,7 +234,7 @@ json Node::move_guest(const std::string& name, const std::string& peer, std::uin
     guest->last_move = now;  // not the same again at once
     keep(*guest);
   } else if (guest != nullptr) {
-    guest->state = "over";
+    guest->gone = true;
   }
   if (record != 0) {
     json outcome{{"status", text_in(report, "status").value_or("failed")}, {"reason", why}};
@@ -306,6 +306,7 @@ json Node::drain() {
     }
   }
   drain_trouble_.clear();
+  set_closed(true);
   lock.unlock();
   if (drainer_.joinable()) drainer_.join();
   drainer_ = std::thread([this] { run_drain(); });
@@ -323,7 +324,7 @@ void Node::run_drain() {
       std::unique_lock lock(mutex_);
       if (ending_ || state_ != State::kDraining) return;
       if (std::all_of(guests_.begin(), guests_.end(),
-                      [](const auto& entry) { return entry.second.state == "over"; })) {
+                      [](const auto& entry) { return entry.second.gone; })) {
         state_ = State::kClosed;
         return;
       }
@@ -376,6 +377,7 @@ void Node::run_hook(const std::string& command, const std::string& argument) con
   const std::string script = command + " &";
   std::vector<std::string> words{"sh", "-c", script, "godwit-hook", argument};
   std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   pid_t pid = 0;

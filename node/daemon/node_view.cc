@@ -68,6 +68,7 @@ HostView Node::self_view() const {
   HostView view;
   double run = 0;
   for (const auto& [name, guest] : guests_) {
+    if (guest.gone) continue;
     view.demand += guest.demand;
     run += guest.demand;
     view.memory_used += guest.memory;
@@ -174,7 +175,7 @@ ClusterView Node::cluster_view(double now, Names& names) {
   view.hot = hot_;
   for (const auto& [name, guest] : guests_) {
     names.guests[guest.id] = name;
-    if (!guest.reserved) view.guests.push_back(guest_view(guest, now, names));
+    if (!guest.reserved && !guest.gone) view.guests.push_back(guest_view(guest, now, names));
   }
   std::vector<std::size_t> chosen;
   for (std::size_t i = 0; i < peers.size(); ++i) {
@@ -269,7 +270,9 @@ json Node::view() {
 json Node::guests() {
   const std::lock_guard lock(mutex_);
   json list = json::array();
-  for (const auto& [name, guest] : guests_) list.push_back(guest_json(guest, seconds()));
+  for (const auto& [name, guest] : guests_) {
+    if (!guest.gone) list.push_back(guest_json(guest, seconds()));
+  }
   return list;
 }
 

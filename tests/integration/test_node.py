@@ -25,7 +25,7 @@ class Node:
         self.case, self.name, self.address = case, name, address
         self.folder = case.folder / name
         self.folder.mkdir()
-        self.config = {"name": name, "listen": address, "directory": str(self.folder / "lib"), "runtime": str(self.folder / "run"),
+        self.config = {"name": name, "listen": address, "insecure": "tls" not in more, "directory": str(self.folder / "lib"), "runtime": str(self.folder / "run"),
                        "interval": "100ms", "reservation": "3s", "cpus": 1.5, "memory": "1G", "policy": POLICY, **more}
         self.socket = self.folder / "run/node.api"
 
@@ -194,6 +194,17 @@ class NodeTest(NodeCase):
         self.eventually(lambda: a.get()["host"]["incoming"] == 0 and a.guests() == {}, 15, "the place is kept for ever")
         self.assertEqual(a.get()["counters"]["reservations_expired"], 1)
 
+    def test_a_killed_node_leaves_no_reservation_behind(self):
+        a, = self.cluster("a", a={"mode": "off"})
+        status, place = self.post(a, "/v1/reservations", {"guest": {"name": "g1", "cpus": 1, "memory": 64}, "from": "z"})
+        self.assertEqual(status, 200, place)
+        pid = a.guests()["g1"]["pid"]
+        a.process.signal(signal.SIGKILL)
+        a.process.wait(5)
+        a.start([])
+        self.eventually(lambda: not Path(f"/proc/{pid}").exists(), 5, "its process waits for ever")
+        self.assertEqual(list((a.folder / "lib/guests").iterdir()), [])
+
     def test_a_full_target_refuses(self):
         a, = self.cluster("a", a={"mode": "off", "memory": "64M", "cpus": 1.0})
         for guest, why in (({"name": "g1", "cpus": 1, "memory": 128, "demand": 0.1}, "no memory"),
@@ -258,6 +269,10 @@ class NodeTest(NodeCase):
         self.assertLessEqual(max(there, also), 8, "a host has more than its memory holds")
         status, refused = self.post(a, "/v1/reservations", {"guest": {"name": "x", "cpus": 1, "memory": 16}, "from": "z"})
         self.assertEqual(status, 409)
+        a.process.signal(signal.SIGTERM)
+        a.process.wait(10)
+        a.start([b, c])
+        self.assertEqual(a.get()["state"], "closed", "a restart opened it")
         self.assertEqual(a.run("undrain").returncode, 0)
         self.assertEqual(a.get()["state"], "open")
 

@@ -192,9 +192,8 @@ TEST_F(Cli, RefusesArgumentsThatMakeNoSense) {
   EXPECT_EQ(line(2, {"list", "--all"}), "godwit: list: unknown option --all");
   EXPECT_EQ(line(2, {"resolve", "web1"}), "godwit: resolve: say either --here or --there");
   EXPECT_EQ(line(2, {"migrate", "web1"}), "godwit: migrate: --to: is missing");
-  EXPECT_EQ(
-      line(2, {"migrate", "web1", "--to", "hostb"}),
-      "godwit: migrate: --to: \"hostb\" is not HOST:PORT; an IPv6 address stands in [brackets]");
+  EXPECT_EQ(line(2, {"migrate", "web1", "--to", "host:b"}),
+            "godwit: migrate: --to: the port \"b\" is not a number from 0 to 65535");
   EXPECT_EQ(line(2, {"migrate", "web1", "--to", "b:1", "--transport", "smoke"}),
             "godwit: migrate: --transport: must be auto, rdma or tcp");
   EXPECT_EQ(line(2, {"migrate", "web1", "--to", "b:1", "--timeout", "60"}),

@@ -127,7 +127,7 @@ godwit_migrations_total{result="undone"} 0
 # HELP godwit_decisions_total Decisions of the balancer, also to stay.
 # TYPE godwit_decisions_total counter
 godwit_decisions_total 40
-# HELP godwit_refusals_total Guests of peers that were refused.
+# HELP godwit_refusals_total Rounds in which the balancer saw cause to act and stayed, or could not.
 # TYPE godwit_refusals_total counter
 godwit_refusals_total 2
 # HELP godwit_reservations_expired_total Reservations that nobody used.

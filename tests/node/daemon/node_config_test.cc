@@ -88,8 +88,8 @@ TEST(NodeConfig, BadValuesNameTheirKey) {
   }
 }
 
-TEST(NodeConfig, WithoutCertificatesOnlyLoopbackIsSafeUnlessOneInsists) {
-  EXPECT_EQ(complaint(with(R"("listen": "127.0.0.1:7400")")), "");
+TEST(NodeConfig, WithoutCertificatesItListensOnlyIfOneInsists) {
+  EXPECT_NE(complaint(with(R"("listen": "127.0.0.1:7400")")), "");
   EXPECT_EQ(complaint(with(R"("listen": "192.0.2.1:7400", "insecure": true)")), "");
   EXPECT_EQ(
       complaint(with(
