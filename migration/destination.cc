@@ -4,8 +4,10 @@
 #include <sys/resource.h>
 
 #include <chrono>
+#include <optional>
 #include <utility>
 
+#include "migration/pre_fault.h"
 #include "migration/rdma_channel.h"
 #include "migration/tcp_channel.h"
 
@@ -110,7 +112,9 @@ Message Destination::next() {
 
 // Pages land in RAM until the state comes; then this end gets ready, and runs the guest on commit.
 void Destination::take_guest() {
+  std::optional<PreFault> pre_fault(*machine_);
   const Message state = next();
+  pre_fault.reset();
   if (state.kind != MessageKind::kState) {
     throw ChannelError(fmt::format("the peer sent {}, State was due", kind_name(state.kind)));
   }

@@ -169,6 +169,7 @@ void Source::copy_ram() {
            .bytes_per_ms = sent_ms_ > 0 ? static_cast<double>(report_.ram_bytes) / sent_ms_ : 0,
            .fixed_ms = kAssumedFixedMs,
            .downtime_limit_ms = options_.downtime_limit_ms,
+           .last_round_ms = report_.rounds.back().ms,
            .elapsed_ms = elapsed_ms(),
            .timeout_ms = options_.timeout_ms});
       if (verdict.action == Verdict::Action::kGiveUp) throw ChannelError(verdict.why);

@@ -17,6 +17,8 @@ namespace godwit::node {
 namespace {
 
 constexpr std::size_t kHighWater = 64 * 1024;
+constexpr std::size_t kBatch = 4096;
+constexpr std::chrono::milliseconds kLinger{2};
 constexpr std::byte kCtrlA{0x01};
 
 sys::UniqueFd open_log(const std::string& path) {
@@ -70,9 +72,11 @@ void ConsoleOutput::write(std::span<const std::byte> bytes) {
   changed_.wait(lock, [&] { return room() || hurry_; });
   // Nothing is lost, and what piles up meanwhile stays small.
   if (!room()) changed_.wait_for(lock, std::chrono::milliseconds(1), room);
-  if (broken_) return;
+  if (broken_ || bytes.empty()) return;
+  const bool first = pending_.empty();
   pending_.insert(pending_.end(), bytes.begin(), bytes.end());
-  changed_.notify_all();
+  line_ended_ |= bytes.back() == std::byte{'\n'};
+  if (first || line_ended_ || pending_.size() >= kBatch) changed_.notify_all();
 }
 
 void ConsoleOutput::hurry(bool on) {
@@ -86,8 +90,12 @@ void ConsoleOutput::run() {
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [this] { return !pending_.empty() || closing_ || broken_; });
+    changed_.wait_for(lock, kLinger, [this] {
+      return line_ended_ || pending_.size() >= kBatch || closing_ || broken_;
+    });
     if (broken_ || pending_.empty()) break;
     batch.swap(pending_);
+    line_ended_ = false;
     writing_ = true;
     lock.unlock();
     changed_.notify_all();
@@ -110,7 +118,7 @@ bool ConsoleOutput::write_out(std::span<const std::byte> bytes) {
       continue;
     }
     // A pipe that polls writable takes PIPE_BUF bytes without blocking.
-    const ssize_t count = ::write(fd_, bytes.data(), std::min<std::size_t>(bytes.size(), 4096));
+    const ssize_t count = ::write(fd_, bytes.data(), std::min(bytes.size(), kBatch));
     if (count >= 0) {
       bytes = bytes.subspan(static_cast<std::size_t>(count));
     } else if (errno != EINTR && errno != EAGAIN) {

@@ -37,7 +37,9 @@ class ConsoleOutput {
   ConsoleOutput(const ConsoleOutput&) = delete;
   ConsoleOutput& operator=(const ConsoleOutput&) = delete;
 
-  /// Blocks while more than 64 KiB wait; during hurry(true) for a millisecond at most.
+  /// Blocks while more than 64 KiB wait; during hurry(true) for a millisecond at most. What does
+  /// not end a line may wait for more to be written with, two milliseconds at most: a UART's bytes
+  /// come one by one, each an exit of the guest, and none should also wake a thread and a reader.
   void write(std::span<const std::byte> bytes);
   /// For the time in which the vCPUs must be able to stop at once, a move above all.
   void hurry(bool on);
@@ -53,6 +55,7 @@ class ConsoleOutput {
   std::condition_variable changed_;
   std::vector<std::byte> pending_;
   bool hurry_ = false;
+  bool line_ended_ = false;
   bool writing_ = false;
   bool broken_ = false;
   bool closing_ = false;

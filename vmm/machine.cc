@@ -292,6 +292,19 @@ void Machine::pause() {
   p.quiesced = true;
 }
 
+bool Machine::pre_fault(memory::PageRange range) {
+  for (const memory::Region& region : parts_->memory.regions()) {
+    const std::uint64_t first = std::max(range.offset(), region.ram_offset);
+    const std::uint64_t end =
+        std::min(range.offset() + range.bytes(), region.ram_offset + region.size);
+    if (first >= end) continue;
+    if (!parts_->vcpus[0]->kvm().pre_fault_memory(region.guest_addr + first - region.ram_offset,
+                                                  end - first))
+      return false;
+  }
+  return true;
+}
+
 bool Machine::running() const { return parts_->control.goal() == RunControl::Goal::kRun; }
 
 std::vector<std::byte> Machine::save() {

@@ -75,6 +75,12 @@ class Machine {
   /// Only on a machine that never ran. Throws StateError or std::system_error; then it is unusable.
   void restore(std::span<const std::byte> state);
 
+  /// Builds the boot vCPU's nested page table of these pages of RAM, so that its first look at them
+  /// is no exit; best for pages that are populated, others become so. False where the kernel cannot
+  /// (before Linux 6.11). Only on a machine that never ran, by one thread, and neither during
+  /// restore() nor resume().
+  bool pre_fault(memory::PageRange range);
+
   memory::GuestMemory& memory();
   memory::DirtyLog& dirty_log();
 

@@ -12,6 +12,7 @@ RoundFacts facts() {
           .bytes_per_ms = 100'000,
           .fixed_ms = 10,
           .downtime_limit_ms = 50,
+          .last_round_ms = 100,
           .elapsed_ms = 1000,
           .timeout_ms = 60000};
 }
@@ -28,6 +29,20 @@ TEST(Convergence, SwitchesOverOnceItFits) {
   EXPECT_EQ(decide(now).action, Action::kSwitchOver);
   now.dirty_bytes = 4'000'001;
   EXPECT_EQ(decide(now).action, Action::kGoOn);
+}
+
+TEST(Convergence, GoesOnWhereAShortRoundSavesMostOfTheDowntime) {
+  RoundFacts now = facts();
+  now.dirty_bytes = 1'000'000;  // 10 ms
+  EXPECT_EQ(decide(now).action, Action::kGoOn);
+  now.last_round_ms = 39;  // as much would be dirty again
+  EXPECT_EQ(decide(now).action, Action::kSwitchOver);
+  now.last_round_ms = 100;
+  now.elapsed_ms = 99;  // not short beside the move
+  EXPECT_EQ(decide(now).action, Action::kSwitchOver);
+  now.elapsed_ms = 1000;
+  now.dirty_bytes = 250'000;  // 2.5 ms of 12.5: nothing to gain
+  EXPECT_EQ(decide(now).action, Action::kSwitchOver);
 }
 
 TEST(Convergence, SwitchesOverWhenNothingIsLeftWhateverTheLimit) {

@@ -11,6 +11,7 @@
 #include "tests/vmm/tiny_guest.h"
 #include "vmm/boot/layout.h"
 #include "vmm/exit.h"
+#include "vmm/kvm/kvm.h"
 
 namespace godwit::vmm {
 namespace {
@@ -186,6 +187,32 @@ TEST(Machine, GoesOnElsewhereWhereItStopped) {
     EXPECT_EQ(here->wait().kind, End::Kind::kPowerOff);
     EXPECT_EQ(console.text(), "end");
   }
+}
+
+TEST(Machine, IsPreFaultedWhereTheKernelCan) {
+  const bool can = kvm::Kvm().check_extension(KVM_CAP_PRE_FAULT_MEMORY) != 0;
+  const TemporaryFile kernel(testing::tiny_elf(testing::count_until_told() + testing::power_off()));
+  Machine here(config_for(kernel.path()), {});
+  here.boot();
+  here.resume();
+  wait_for_count(here, 0);
+  here.pause();
+  Machine there(config_for(kernel.path()), {});
+  copy_memory(here, there);
+  for (const memory::PageRange& range : there.memory().populated({0, there.memory().pages()})) {
+    EXPECT_EQ(there.pre_fault(range), can);
+  }
+  there.restore(here.save());
+  const std::uint32_t before = counter(there);
+  there.resume();
+  wait_for_count(there, before);
+
+  MachineConfig large = config_for("/nonexistent");
+  large.memory_bytes = 5 * boot::kGiB;
+  Machine both_sides(large, {});
+  const std::uint64_t split = boot::kLowRamEnd / memory::kPageSize;
+  EXPECT_EQ(both_sides.pre_fault({split - 1, 2}), can);
+  EXPECT_EQ(both_sides.memory().populated_bytes(), can ? 2 * memory::kPageSize : 0);
 }
 
 // The guest is nearly always in a port access when it is stopped: each must be finished before the

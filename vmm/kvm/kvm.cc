@@ -335,6 +335,16 @@ bool KvmVcpu::set_tsc_offset(std::uint64_t offset) {
   return ::ioctl(fd_.get(), KVM_SET_DEVICE_ATTR, &attr) == 0;
 }
 
+bool KvmVcpu::pre_fault_memory(std::uint64_t guest_addr, std::uint64_t size) {
+  // The kernel moves the start past what it has done; 0 also when that is only a part.
+  kvm_pre_fault_memory range = {.gpa = guest_addr, .size = size, .flags = 0, .padding = {}};
+  while (range.size > 0) {
+    if (::ioctl(fd_.get(), KVM_PRE_FAULT_MEMORY, &range) != 0 && errno != EINTR && errno != EAGAIN)
+      return false;
+  }
+  return true;
+}
+
 bool KvmVcpu::kvmclock_ctrl() { return ::ioctl(fd_.get(), KVM_KVMCLOCK_CTRL, 0) == 0; }
 
 }  // namespace godwit::kvm

@@ -116,6 +116,9 @@ class KvmVcpu {
   bool set_tsc_offset(std::uint64_t offset);
   /// 4.66: tells the guest that it was paused; false when it does not use kvmclock.
   bool kvmclock_ctrl();
+  /// 4.143: builds the nested page table of guest memory, as a read by the guest would; false where
+  /// the kernel cannot (KVM_CAP_PRE_FAULT_MEMORY, Linux 6.11).
+  bool pre_fault_memory(std::uint64_t guest_addr, std::uint64_t size);
 
  private:
   sys::UniqueFd fd_;

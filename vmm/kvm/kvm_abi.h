@@ -18,3 +18,14 @@ static_assert(sizeof(kvm_msr_list) == 4);
 static_assert(sizeof(kvm_xsave) == 4096);
 static_assert(KVM_GET_SUPPORTED_CPUID == 0xc008ae05);
 static_assert(KVM_SET_GSI_ROUTING == 0x4008ae6a);
+
+#ifndef KVM_PRE_FAULT_MEMORY  // Linux 6.11; not in Debian 12's headers
+#define KVM_CAP_PRE_FAULT_MEMORY 236
+struct kvm_pre_fault_memory {
+  __u64 gpa;
+  __u64 size;
+  __u64 flags;
+  __u64 padding[5];
+};
+#define KVM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)
+#endif
