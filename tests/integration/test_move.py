@@ -149,6 +149,42 @@ class MoveTest(Case):
         self.ended(first, 1)
 
 
+class HugePagesTest(Case):
+    SYSCTL = Path("/proc/sys/vm/nr_hugepages")
+
+    def setUp(self):
+        super().setUp()
+        before = self.SYSCTL.read_text()
+        self.addCleanup(self.SYSCTL.write_text, before)
+        self.before = int(before)
+
+    def test_a_guest_in_huge_pages_moves_by_every_transport(self):
+        self.SYSCTL.write_text(str(self.before + 64))
+        words = ("--hugepages",)
+        source = self.run_guest("pattern.elf", append="mib=12 rate=8 tick=50", more=words)
+        self.assertTrue(source.wait_ticks(3, 20))
+        for transport in ("tcp", "rdma") if "GODWIT_RDMA_ADDRESS" in os.environ else ("tcp",):
+            destination = self.receive(listen=f"{os.environ.get('GODWIT_RDMA_ADDRESS', '127.0.0.1')}:0")
+            status, out, err = self.godwit("migrate", source.api, "--to", destination.address, "--transport", transport, "--json")
+            self.assertEqual(status, 0, err)
+            self.ended(source, 0)
+            report = json.loads(out)
+            self.assertEqual(report["transport"], transport)
+            self.assertGreater(report["pages"]["hole"], 8000, "huge pages that hold nothing were read")
+            self.assertTrue(destination.wait_ticks(3, 20))
+            self.no_corruption(source, destination)
+            source = destination
+        source.type("v")
+        self.line(source, "verified pages", 60)
+
+    def test_too_few_huge_pages_is_one_clear_line(self):
+        self.SYSCTL.write_text("0")
+        guest = self.run_guest(more=("--hugepages",))
+        self.ended(guest, 1)
+        self.one_line(guest.err.text())
+        self.assertIn("vm.nr_hugepages", guest.err.text())
+
+
 class DiskTest(Case):
     def test_the_lock_of_a_disk_follows_the_guest(self):
         image = self.folder / "disk.img"

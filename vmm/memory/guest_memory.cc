@@ -1,6 +1,7 @@
 #include "vmm/memory/guest_memory.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/falloc.h>
 #include <linux/memfd.h>
 #include <sys/mman.h>
@@ -38,6 +39,21 @@ sys::UniqueFd create_memfd(std::uint64_t size, bool huge_pages) {
   // A memfd that cannot shrink cannot turn our own accesses into SIGBUS.
   sys::check(::fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW), "seal guest memory");
   return fd;
+}
+
+sys::Mapping map_ram(int memfd, std::uint64_t size, bool huge_pages) try {
+  // NORESERVE would let huge pages run out under the guest, which is a SIGBUS; so they are
+  // reserved.
+  return sys::Mapping::aligned(kHugePageSize, size, PROT_READ | PROT_WRITE,
+                               MAP_SHARED | (huge_pages ? 0 : MAP_NORESERVE), memfd);
+} catch (const std::system_error& error) {
+  if (!huge_pages || error.code() != std::errc::not_enough_memory) throw;
+  throw std::system_error(
+      error.code(),
+      fmt::format(
+          "guest memory needs {} free huge pages of 2 MiB, and this host has fewer (HugePages_Free "
+          "in /proc/meminfo): raise vm.nr_hugepages",
+          size / kHugePageSize));
 }
 
 std::vector<Region> regions_of(std::uint64_t size) {
@@ -79,10 +95,7 @@ GuestWrite::~GuestWrite() {
 
 GuestMemory::GuestMemory(std::uint64_t size, bool huge_pages)
     : memfd_(create_memfd(size, huge_pages)),
-      // NORESERVE would let huge pages run out under the guest, which is a SIGBUS; so they are
-      // reserved.
-      mapping_(sys::Mapping::aligned(kHugePageSize, size, PROT_READ | PROT_WRITE,
-                                     MAP_SHARED | (huge_pages ? 0 : MAP_NORESERVE), memfd_.get())),
+      mapping_(map_ram(memfd_.get(), size, huge_pages)),
       regions_(regions_of(size)),
       huge_pages_(huge_pages),
       expected_(size / kHugePageSize) {}
