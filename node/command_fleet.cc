@@ -1,4 +1,4 @@
-// start, drain, undrain, explain: one request each to the node of this host.
+// start, drain, undrain, mode, explain: one request each to the node of this host.
 #include <fmt/format.h>
 
 #include <ctime>
@@ -9,6 +9,7 @@
 #include "node/control_socket.h"
 #include "node/daemon/json_fields.h"
 #include "node/daemon/node_client.h"
+#include "node/daemon/node_config.h"
 #include "node/daemon/screen_text.h"
 #include "node/exit_codes.h"
 #include "node/machine_options.h"
@@ -168,6 +169,45 @@ int undrain_command(const Words& words) {
                   "Opens a drained host to guests again, and stops a drain.", kCodes);
   if (!with_node(options).parse(words)) return kExitOk;
   node_of(options).request("PUT", "/v1/undrain", json::object(), 10s);
+  return kExitOk;
+}
+
+int mode_command(const Words& words) {
+  Options options(
+      "mode [off|advise|automatic] [--goal GOAL] [--node SOCKET] [--json]",
+      "Shows or sets what the balancer of this host may do, and what for.",
+      "off        measures only; drains, and moves by hand, go on\n"
+      "advise     decides and records, but moves nothing: see godwit explain\n"
+      "automatic  moves\n"
+      "It holds until the node restarts: then its configuration does. A move in flight goes on.\n" +
+          std::string(kCodes));
+  options.optional_argument("mode")
+      .value("goal", "GOAL", "balance: even loads; consolidate: empty hosts, save energy")
+      .flag("json", "print the mode and the goal as JSON");
+  if (!with_node(options).parse(words)) return kExitOk;
+  json wanted = json::object();
+  if (options.has("mode")) {
+    if (!mode_named(options.text("mode"))) {
+      throw UsageError("the mode must be off, advise or automatic");
+    }
+    wanted["mode"] = options.text("mode");
+  }
+  if (options.has("goal")) {
+    if (!goal_named(options.text("goal"))) {
+      throw UsageError("--goal: must be balance or consolidate");
+    }
+    wanted["goal"] = options.text("goal");
+  }
+  const NodeClient node = node_of(options);
+  const json now = wanted.empty() ? node.request("GET", "/v1/view", nullptr, 10s)
+                                  : node.request("PUT", "/v1/mode", wanted, 10s);
+  const std::string mode = text_in(now, "mode").value_or("?");
+  const std::string goal = text_in(now, "goal").value_or("?");
+  if (options.on("json")) {
+    fmt::print("{}\n", json{{"mode", mode}, {"goal", goal}}.dump());
+  } else {
+    fmt::print("mode {}, goal {}\n", printable(mode), printable(goal));
+  }
   return kExitOk;
 }
 

@@ -18,7 +18,7 @@ namespace godwit::node {
 
 namespace {
 
-constexpr std::array<Command, 17> kCommands{{
+constexpr std::array<Command, 18> kCommands{{
     {"run", run_command, "boot a guest and run it in the foreground"},
     {"receive", receive_command, "take one guest from another host and run it"},
     {"migrate", migrate_command, "move a running guest to another host"},
@@ -34,6 +34,7 @@ constexpr std::array<Command, 17> kCommands{{
     {"start", start_command, "have the node start a guest in the background"},
     {"drain", drain_command, "move all guests of this host away and keep it closed"},
     {"undrain", undrain_command, "open a drained host again"},
+    {"mode", mode_command, "say what the balancer may do: off, advise, automatic"},
     {"explain", explain_command, "show what the balancer decided, and why"},
     {"simulate", simulate_command, "run a day of load traces through the balancer"},
 }};

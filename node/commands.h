@@ -25,6 +25,7 @@ int node_command(const Words& words);
 int start_command(const Words& words);
 int drain_command(const Words& words);
 int undrain_command(const Words& words);
+int mode_command(const Words& words);
 int explain_command(const Words& words);
 int simulate_command(const Words& words);
 

@@ -77,9 +77,14 @@ Options& Options::values(const char* name, const char* placeholder, const char* 
 }
 
 Options& Options::argument(const char* name) {
+  optional_argument(name);
+  arguments_.emplace_back(name);
+  return *this;
+}
+
+Options& Options::optional_argument(const char* name) {
   hidden_.add_options()(name, po::value<std::string>());
   positional_.add(name, 1);
-  arguments_.emplace_back(name);
   return *this;
 }
 

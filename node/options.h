@@ -33,6 +33,8 @@ class Options {
   Options& config(const char* help);
   /// An argument without a flag, such as the guest's NAME; always required.
   Options& argument(const char* name);
+  /// The last of them may be left out: has() tells.
+  Options& optional_argument(const char* name);
 
   /// Returns false when --help was asked for (and printed). Throws UsageError.
   bool parse(const std::vector<std::string>& words);

@@ -27,6 +27,7 @@ Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
     : config_(std::move(config)),
       records_(made(config_.directory) + "/decisions.jsonl"),
       mode_(config_.mode),
+      policy_(config_.policy),
       peers_(config_, tls) {
   adopt();
   end_orphans();
@@ -89,9 +90,15 @@ void Node::set_closed(bool closed) const {
   }
 }
 
-void Node::set_mode(Mode mode) {
+json Node::set_mode(std::optional<Mode> mode, std::optional<balancer::Goal> goal) {
   const std::lock_guard lock(mutex_);
-  mode_ = mode;
+  if (mode) mode_ = *mode;
+  if (goal && *goal != policy_.goal) {
+    policy_ = config_.policies.at(static_cast<std::size_t>(*goal));
+    wanted_ = 0;  // what the other goal wanted
+    empty_since_ = -1;
+  }
+  return {{"mode", mode_name(mode_)}, {"goal", goal_name(policy_.goal)}};
 }
 
 void Node::undrain() {

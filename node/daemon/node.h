@@ -55,7 +55,8 @@ class Node {
   /// (Conflict) with nothing changed. Returns once the moves have begun. Blocks for the plan.
   nlohmann::json drain();
   void undrain();
-  void set_mode(Mode mode);
+  /// Until this process ends; what is empty stays. Returns {mode, goal}.
+  nlohmann::json set_mode(std::optional<Mode> mode, std::optional<balancer::Goal> goal);
 
   /// A peer asks for room for a guest that it would move here: {id, address}. Blocks until the
   /// guest's process listens. Throws Conflict with the reason.
@@ -126,6 +127,7 @@ class Node {
   std::condition_variable changed_;
   bool ending_ = false;
   Mode mode_;
+  balancer::PolicyConfig policy_;  // of the goal
   enum class State { kOpen, kDraining, kClosed, kAsleep } state_ = State::kOpen;
   std::map<std::string, ManagedGuest> guests_;
   std::uint64_t next_id_ = 1;
@@ -140,7 +142,7 @@ class Node {
   double quiet_until_ = 0;
   double empty_since_ = -1;
   std::map<std::string, unsigned> capability_bits_;
-  nlohmann::json last_refusal_;  // so that the same one is not recorded every second
+  nlohmann::json last_unchanged_;  // refusal or advice: the same is not recorded every second
   double last_recorded_ = -1e18;
   std::map<std::string, std::uint64_t> counters_;
   std::string drain_trouble_;

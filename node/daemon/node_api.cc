@@ -50,13 +50,18 @@ ApiResponse answer(const std::function<ApiResponse()>& operation) {
 }
 
 ApiResponse set_mode(Node& node, const json& body) {
-  const std::string wanted = required(body, "mode");
-  for (const Mode mode : {Mode::kOff, Mode::kAdvise, Mode::kAutomatic}) {
-    if (wanted != mode_name(mode)) continue;
-    node.set_mode(mode);
-    return done();
+  std::optional<Mode> mode;
+  std::optional<balancer::Goal> goal;
+  if (!field(body, "mode").is_null()) {
+    mode = mode_named(required(body, "mode"));
+    if (!mode) throw BadRequest("mode must be \"off\", \"advise\" or \"automatic\"");
   }
-  throw BadRequest("mode must be \"off\", \"advise\" or \"automatic\"");
+  if (!field(body, "goal").is_null()) {
+    goal = goal_named(required(body, "goal"));
+    if (!goal) throw BadRequest("goal must be \"balance\" or \"consolidate\"");
+  }
+  if (!mode && !goal) throw BadRequest("mode or goal is missing");
+  return ok(node.set_mode(mode, goal));
 }
 
 ApiResponse start_move(Node& node, const json& body) {

@@ -92,10 +92,36 @@ std::string host_name() {
 }
 
 Mode mode_of(const std::string& text) {
-  for (const Mode mode : {Mode::kOff, Mode::kAdvise, Mode::kAutomatic}) {
-    if (text == mode_name(mode)) return mode;
+  const auto mode = mode_named(text);
+  if (!mode) wrong("mode", "must be \"off\", \"advise\" or \"automatic\"");
+  return *mode;
+}
+
+balancer::PolicyConfig policy_of(balancer::Goal goal, std::chrono::milliseconds interval,
+                                 const json& own) {
+  json policy = json::parse(balancer::to_json(live_policy(goal, interval)));
+  policy.update(own);
+  policy["goal"] = goal_name(goal);
+  return balancer::parse_policy(policy.dump());
+}
+
+void read_policy(Section& section, NodeConfig& config) {
+  std::string text = goal_name(balancer::Goal::kBalance);
+  section.text("goal", text);
+  const auto goal = goal_named(text);
+  if (!goal) wrong("goal", "must be \"balance\" or \"consolidate\"");
+  json own = json::object();
+  if (section.has("policy")) own = section.at("policy");
+  if (!own.is_object()) wrong("policy", "must be an object");
+  if (own.contains("goal")) wrong("policy.goal", "is the key \"goal\" of the file itself");
+  try {
+    for (const auto each : {balancer::Goal::kBalance, balancer::Goal::kConsolidate}) {
+      config.policies.at(static_cast<std::size_t>(each)) = policy_of(each, config.interval, own);
+    }
+  } catch (const std::runtime_error& error) {
+    wrong("policy", error.what());
   }
-  wrong("mode", "must be \"off\", \"advise\" or \"automatic\"");
+  config.policy = config.policies.at(static_cast<std::size_t>(*goal));
 }
 
 void read_peers(Section& section, NodeConfig& config) {
@@ -168,6 +194,24 @@ const char* mode_name(Mode mode) {
   return "automatic";
 }
 
+const char* goal_name(balancer::Goal goal) {
+  return goal == balancer::Goal::kBalance ? "balance" : "consolidate";
+}
+
+std::optional<Mode> mode_named(const std::string& text) {
+  for (const Mode mode : {Mode::kOff, Mode::kAdvise, Mode::kAutomatic}) {
+    if (text == mode_name(mode)) return mode;
+  }
+  return {};
+}
+
+std::optional<balancer::Goal> goal_named(const std::string& text) {
+  for (const auto goal : {balancer::Goal::kBalance, balancer::Goal::kConsolidate}) {
+    if (text == goal_name(goal)) return goal;
+  }
+  return {};
+}
+
 balancer::PolicyConfig live_policy(balancer::Goal goal, std::chrono::milliseconds interval) {
   balancer::PolicyConfig policy = balancer::default_policy(goal);
   const double seconds = std::chrono::duration<double>(interval).count();
@@ -221,22 +265,7 @@ NodeConfig parse_node_config(const std::string& text) {
   config.mode = mode_of(mode);
   section.duration("interval", config.interval);
   section.duration("reservation", config.reservation);
-  std::string goal = "balance";
-  section.text("goal", goal);
-  if (goal != "balance" && goal != "consolidate")
-    wrong("goal", "must be \"balance\" or \"consolidate\"");
-  json policy = json::parse(balancer::to_json(
-      live_policy(goal == "balance" ? balancer::Goal::kBalance : balancer::Goal::kConsolidate,
-                  config.interval)));
-  if (section.has("policy")) {
-    if (!section.at("policy").is_object()) wrong("policy", "must be an object");
-    policy.update(section.at("policy"));
-  }
-  try {
-    config.policy = balancer::parse_policy(policy.dump());
-  } catch (const std::runtime_error& error) {
-    wrong("policy", error.what());
-  }
+  read_policy(section, config);
   section.text("sleep_hook", config.sleep_hook);
   section.text("wake_hook", config.wake_hook);
   section.finish();

@@ -36,10 +36,11 @@ struct NodeConfig {
   std::array<double, 11> power_watts{80, 90, 100, 110, 120, 130, 140, 150, 160, 170, 180};
 
   Mode mode = Mode::kAutomatic;
-  balancer::PolicyConfig policy;
-  std::chrono::milliseconds interval{1000};       // between two measurements
-  std::chrono::milliseconds reservation{30'000};  // how long a reserved place waits for its guest
-  std::string sleep_hook;                         // run when this node is empty and may power down
+  balancer::PolicyConfig policy;                   // of the goal it begins with
+  std::array<balancer::PolicyConfig, 2> policies;  // by goal, the file's own keys in each
+  std::chrono::milliseconds interval{1000};        // between two measurements
+  std::chrono::milliseconds reservation{30'000};   // how long a reserved place waits for its guest
+  std::string sleep_hook;                          // run when this node is empty and may power down
   std::string wake_hook;  // run with a sleeping peer's name when it is needed
 
   std::string socket() const { return runtime + "/node.api"; }
@@ -53,5 +54,9 @@ NodeConfig parse_node_config(const std::string& json);
 NodeConfig read_node_config(const std::string& file);
 
 const char* mode_name(Mode mode);
+const char* goal_name(balancer::Goal goal);
+/// Empty for a text that is none.
+std::optional<Mode> mode_named(const std::string& text);
+std::optional<balancer::Goal> goal_named(const std::string& text);
 
 }  // namespace godwit::node

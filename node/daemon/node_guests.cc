@@ -235,11 +235,11 @@ json Node::reserve(const json& request) {
     wanted.memory = std::max(0.0, number_in(description, "memory").value_or(0));
     wanted.demand = std::clamp(number_in(description, "demand").value_or(0), 0.0,
                                static_cast<double>(wanted.cpus));
-    wanted.load.add(wanted.demand, config_.policy);
+    wanted.load.add(wanted.demand, policy_);
     // The rules that its own balancer would apply: the peer's view of us may be a second old.
     const balancer::HostView self = self_view();
     const balancer::GuestView guest = guest_view(wanted, now, {});
-    if (self.incoming >= config_.policy.incoming_limit) {
+    if (self.incoming >= policy_.incoming_limit) {
       throw Conflict(fmt::format("{} is taking in as many guests as it may", config_.name));
     }
     if (self.memory_used + wanted.memory > self.memory) {
@@ -251,7 +251,7 @@ json Node::reserve(const json& request) {
       throw Conflict(fmt::format("the rules keep it off {}", config_.name));
     }
     if (!forced &&
-        !balancer::has_room(balancer::with(self.forecast, guest.forecast), self, config_.policy)) {
+        !balancer::has_room(balancer::with(self.forecast, guest.forecast), self, policy_)) {
       throw Conflict(fmt::format("{} would be above its threshold with it", config_.name));
     }
     std::error_code none_yet;
@@ -350,7 +350,7 @@ void Node::look_after_guests(double now) {
     ManagedGuest* guest = find(name);
     if (guest == nullptr) continue;
     guest->heat *= decay;
-    if (load.is_object()) guest->measure(load, Clock::now(), config_.policy);
+    if (load.is_object()) guest->measure(load, Clock::now(), policy_);
     guest->migration = field(migration, "active");
     if (guest->reserved) settle_reservation(*guest, now);
     if (!guest->process.alive()) {

@@ -29,7 +29,7 @@ constexpr milliseconds kReleaseTimeout{3000};
 constexpr milliseconds kMoveTimeout = std::chrono::hours(24);  // the engine has its own, per move
 constexpr double kLeastRelief =
     0.02;  // of a host's load: what evens out less is noise, however cheap
-constexpr double kRecordAgain = 600;  // seconds: an unchanged reason to stay
+constexpr double kRecordAgain = 600;  // seconds: an unchanged reason to stay, or advice
 constexpr double kSettled = 30;       // seconds after a move until its effect is judged
 constexpr double kUndone = 900;       // a guest moved on within that undoes the move before
 constexpr double kEmptyBeforeSleep = 60;
@@ -63,14 +63,14 @@ json host_figures(const balancer::HostView& host, const std::string& name) {
 
 std::vector<Decision> Node::consider(ClusterView& view) {
   const double now = view.now;
-  hot_ = detector_.add(view.self.demand, view.self.forecast, view.self.capacity, config_.policy);
+  hot_ = detector_.add(view.self.demand, view.self.forecast, view.self.capacity, policy_);
   view.hot = hot_;
   if (mode_ == Mode::kOff || state_ != State::kOpen || now < quiet_until_) return {};
   if (!moves_.empty() || view.self.incoming > 0) return {};  // their end changes the picture
   const std::uint64_t wanted_before = wanted_ << 1;
   wanted_ = wanted_before;
-  if (!balancer::wants_peers(view, config_.policy)) return {};
-  std::vector<Decision> decisions = balancer::decide(view, config_.policy);
+  if (!balancer::wants_peers(view, policy_)) return {};
+  std::vector<Decision> decisions = balancer::decide(view, policy_);
   const auto move = std::find_if(decisions.begin(), decisions.end(), [](const Decision& decision) {
     return decision.action == Action::kMove || decision.action == Action::kSwap;
   });
@@ -80,9 +80,9 @@ std::vector<Decision> Node::consider(ClusterView& view) {
   }
   wanted_ = wanted_before | 1;
   // Overload has been seen to persist (detection.h); any other reason has to, by the same measure.
-  const int n = std::clamp(config_.policy.hot_n, 1, 64);
+  const int n = std::clamp(policy_.hot_n, 1, 64);
   const std::uint64_t recent = wanted_ & (~std::uint64_t{0} >> (64 - n));
-  if (move->cause == Cause::kOverload || std::popcount(recent) >= config_.policy.hot_k) {
+  if (move->cause == Cause::kOverload || std::popcount(recent) >= policy_.hot_k) {
     return decisions;
   }
   return {instead_of(*move, balancer::Obstacle::kNotPersistent)};
@@ -99,13 +99,13 @@ std::uint64_t Node::record(const Decision& decision, const ClusterView& view, co
   const bool acts = decision.action == Action::kMove || decision.action == Action::kSwap ||
                     decision.action == Action::kWake;
   const double now = view.now;
-  if (!acts) {
-    ++counters_["refusals"];
-    if (entry == last_refusal_ && now - last_recorded_ < kRecordAgain) return 0;
-    last_refusal_ = entry;
+  if (!acts) ++counters_["refusals"];
+  if (!acts || (mode_ == Mode::kAdvise && decision.cause != Cause::kDrain)) {
+    if (entry == last_unchanged_ && now - last_recorded_ < kRecordAgain) return 0;
+    last_unchanged_ = entry;
     last_recorded_ = now;
   } else {
-    last_refusal_ = nullptr;
+    last_unchanged_ = nullptr;
   }
   entry["guest"] = guest(decision.guest);
   entry["from"] = config_.name;
@@ -141,7 +141,7 @@ void Node::balance(double now) {
     // One step, then a fresh look: the next round sees what this one changed.
     if (decision.action == Action::kMove || decision.action == Action::kSwap) break;
   }
-  if (mode_ == Mode::kAutomatic && config_.policy.goal == balancer::Goal::kConsolidate &&
+  if (mode_ == Mode::kAutomatic && policy_.goal == balancer::Goal::kConsolidate &&
       !config_.sleep_hook.empty() && state_ == State::kOpen && guests_.empty()) {
     if (empty_since_ < 0) empty_since_ = now;
     if (now - empty_since_ > kEmptyBeforeSleep) {
@@ -285,7 +285,7 @@ json Node::drain() {
   Names names;
   const ClusterView view = cluster_view(seconds(), names);
   json plan = json::array();
-  for (const Decision& decision : balancer::decide(view, config_.policy)) {
+  for (const Decision& decision : balancer::decide(view, policy_)) {
     const std::uint64_t id = record(decision, view, names);
     if (decision.action == Action::kRefuse) {
       state_ = before;
@@ -330,7 +330,7 @@ void Node::run_drain() {
       }
       Names names;
       const ClusterView view = cluster_view(seconds(), names);
-      for (const Decision& decision : balancer::decide(view, config_.policy)) {
+      for (const Decision& decision : balancer::decide(view, policy_)) {
         if (decision.action == Action::kRefuse && failures == 0) {
           drain_trouble_ = fmt::format("waiting: {}", balancer::name(decision.obstacle));
         }

@@ -72,8 +72,8 @@ HostView Node::self_view() const {
     view.demand += guest.demand;
     run += guest.demand;
     view.memory_used += guest.memory;
-    view.forecast = balancer::with(
-        view.forecast, guest.load.forecast(static_cast<double>(guest.cpus), config_.policy));
+    view.forecast = balancer::with(view.forecast,
+                                   guest.load.forecast(static_cast<double>(guest.cpus), policy_));
     view.guests += 1;
     view.incoming += guest.reserved ? 1 : 0;
     view.outgoing += guest.moving ? 1 : 0;
@@ -100,7 +100,7 @@ GuestView Node::guest_view(const ManagedGuest& guest, double now, const Names& n
   view.id = guest.id;
   view.demand = guest.demand;
   view.most = static_cast<double>(guest.cpus);
-  view.forecast = guest.load.forecast(view.most, config_.policy);
+  view.forecast = guest.load.forecast(view.most, policy_);
   // A target must have room for all of it; what a move copies is what is in use.
   view.memory = guest.memory;
   view.dirty_rate = guest.dirty_rate;
@@ -184,7 +184,7 @@ ClusterView Node::cluster_view(double now, Names& names) {
   // A few at random, unless the whole host has to be emptied.
   std::shuffle(chosen.begin(), chosen.end(), random_);
   if (!view.drain) {
-    chosen.resize(std::min(chosen.size(), static_cast<std::size_t>(config_.policy.peers_asked)));
+    chosen.resize(std::min(chosen.size(), static_cast<std::size_t>(policy_.peers_asked)));
   }
   for (const std::size_t i : chosen) {
     view.peers.push_back(peer_view(peers[i], i + 1, now,
@@ -230,7 +230,7 @@ json Node::host_json() {
 }
 
 json Node::guest_json(const ManagedGuest& guest, double now) const {
-  const Forecast forecast = guest.load.forecast(static_cast<double>(guest.cpus), config_.policy);
+  const Forecast forecast = guest.load.forecast(static_cast<double>(guest.cpus), policy_);
   return {{"name", guest.name},
           {"state", guest.state},
           {"pid", guest.process.pid()},
@@ -259,7 +259,7 @@ json Node::view() {
   return {{"name", config_.name},
           {"version", GODWIT_VERSION},
           {"protocol", Peers::kProtocol},
-          {"goal", config_.policy.goal == balancer::Goal::kBalance ? "balance" : "consolidate"},
+          {"goal", goal_name(policy_.goal)},
           {"mode", mode_name(mode_)},
           {"state", kStates[static_cast<int>(state_)]},
           {"uptime_s",

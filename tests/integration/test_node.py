@@ -379,6 +379,26 @@ class NodeTest(NodeCase):
         self.assertIn(b"text/plain", text)
         self.assertIn(b'godwit_guest_memory_used_bytes{guest="g1"}', text)
 
+    def test_the_mode_holds_the_balancer_and_lets_it_go(self):
+        a, b = self.cluster("ab", a={"mode": "off"})
+        self.assertEqual(a.run("mode").stdout, "mode off, goal balance\n")
+        a.boot("g1")
+        a.boot("g2")
+        time.sleep(2 * HOLD)
+        self.assertEqual(a.get("/v1/decisions"), [])
+        self.assertEqual(json.loads(a.run("mode", "advise", "--json").stdout), {"mode": "advise", "goal": "balance"})
+        self.eventually(lambda: a.moves(), 20, lambda: a.run("explain").stdout)
+        time.sleep(1)
+        self.assertEqual((len(a.guests()), a.get()["counters"]["moves_completed"]), (2, 0), "an advice was carried out")
+        self.assertLessEqual(len(a.moves()), 3, "the same advice is recorded again and again")
+        self.assertEqual(a.run("mode", "automatic").stdout, "mode automatic, goal balance\n")
+        self.eventually(lambda: len(b.guests()) == 1, 20)
+        self.assertEqual(a.run("mode", "--goal", "consolidate").stdout, "mode automatic, goal consolidate\n")
+        self.assertEqual(a.get()["goal"], "consolidate")
+        for words, why in ((["of"], "the mode must be off, advise or automatic"), (["--goal", "x"], "--goal: must be balance or consolidate")):
+            done = a.run("mode", *words)
+            self.assertEqual((done.returncode, done.stderr), (2, f"godwit: mode: {why}\n"))
+
     def test_bad_configuration_is_one_line(self):
         path = self.folder / "bad.json"
         for text, why in (("{", "no valid JSON"), ('{"nmae": "a"}', '"nmae": no such key'), ('{"cpus": -1}', '"cpus": must be a number'),
