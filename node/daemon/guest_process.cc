@@ -51,6 +51,9 @@ GuestProcess GuestProcess::start(const std::string& name, const std::vector<std:
   ::posix_spawn_file_actions_addopen(&settings.files, STDOUT_FILENO, log.c_str(),
                                      O_WRONLY | O_CREAT | O_APPEND, 0640);
   ::posix_spawn_file_actions_adddup2(&settings.files, STDOUT_FILENO, STDERR_FILENO);
+  // Asio accepts without SOCK_CLOEXEC: a guest that was started just then kept the connection of
+  // some client open, who waited for its end.
+  ::posix_spawn_file_actions_addclosefrom_np(&settings.files, STDERR_FILENO + 1);
   sigset_t none;
   sigemptyset(&none);
   ::posix_spawnattr_setsigmask(&settings.attributes, &none);

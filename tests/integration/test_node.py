@@ -161,6 +161,25 @@ class NodeTest(NodeCase):
         self.assertEqual((guest["pid"], guest["apart"], guest["sensitivity"]), (pid, "db", 7.0))
         self.eventually(lambda: b.get()["peers"][0]["state"] == "alive", 20)
 
+    def sockets_of(self, pid):
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                link = os.readlink(fd)
+            except OSError:
+                continue  # closed just now
+            if link.startswith("socket:"):
+                yield link
+
+    def test_a_guest_inherits_nothing_from_its_node(self):
+        a, = self.cluster("a", a={"mode": "off"})
+        with socket.socket(socket.AF_UNIX) as client:  # a connection that the node has while it starts a guest
+            client.connect(str(a.socket))
+            a.boot("g1", kernel="idle.elf", append="")
+            sockets = []
+            for pid in (a.process.pid, a.guests()["g1"]["pid"]):
+                sockets.append(set(self.sockets_of(pid)))
+        self.assertEqual(sockets[0] & sockets[1], set())
+
     def test_the_name_of_a_guest_is_taken_once(self):
         a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
         a.boot("g1", kernel="idle.elf", append="")
