@@ -158,10 +158,19 @@ json to_json(const vmm::MachineConfig& machine) {
   for (const auto& disk : machine.disks) {
     disks.push_back({{"path", disk.path}, {"read_only", disk.read_only}});
   }
-  return {{"name", machine.name},     {"memory_bytes", machine.memory_bytes},
-          {"cpus", machine.cpus},     {"huge_pages", machine.huge_pages},
-          {"disks", disks},           {"kernel", machine.kernel},
-          {"initrd", machine.initrd}, {"command_line", machine.command_line}};
+  json nets = json::array();
+  for (const auto& net : machine.nets) {
+    nets.push_back({{"tap", net.tap}, {"mac", net.mac}, {"mtu", net.mtu}, {"bridge", net.bridge}});
+  }
+  return {{"name", machine.name},
+          {"memory_bytes", machine.memory_bytes},
+          {"cpus", machine.cpus},
+          {"huge_pages", machine.huge_pages},
+          {"disks", disks},
+          {"nets", nets},
+          {"kernel", machine.kernel},
+          {"initrd", machine.initrd},
+          {"command_line", machine.command_line}};
 }
 
 vmm::MachineConfig machine_config(const json& from) {
@@ -177,6 +186,13 @@ vmm::MachineConfig machine_config(const json& from) {
     vmm::DiskConfig& config = machine.disks.emplace_back();
     get_text(disk, "path", kMaxPath, config.path);
     disk.at("read_only").get_to(config.read_only);
+  }
+  for (const json& net : from.at("nets")) {
+    vmm::NetConfig& config = machine.nets.emplace_back();
+    get_text(net, "tap", kMaxName, config.tap);
+    get_text(net, "mac", kMaxName, config.mac);
+    get_number(net, "mtu", config.mtu);
+    get_text(net, "bridge", kMaxName, config.bridge);
   }
   return machine;
 }

@@ -101,6 +101,10 @@ int start_command(const Words& words) {
   for (const vmm::DiskConfig& disk : config.disks) {
     disks.push_back({{"path", disk.path}, {"read_only", disk.read_only}});
   }
+  json nets = json::array();
+  for (const vmm::NetConfig& net : config.nets) {
+    nets.push_back({{"tap", net.tap}, {"mac", net.mac}, {"mtu", net.mtu}, {"bridge", net.bridge}});
+  }
   json attributes{{"needs", options.all("needs")}, {"pinned", options.on("pin")}};
   attributes["sensitivity"] = json::parse(options.text("sensitivity"), nullptr, false);
   if (!attributes["sensitivity"].is_number()) throw UsageError("--sensitivity: must be a number");
@@ -113,6 +117,7 @@ int start_command(const Words& words) {
                {"memory_bytes", config.memory_bytes},
                {"cpus", config.cpus},
                {"disks", disks},
+               {"nets", nets},
                {"huge_pages", config.huge_pages},
                {"attributes", attributes}};
   if (!config.initrd.empty()) request["initrd"] = config.initrd;

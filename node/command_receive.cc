@@ -9,6 +9,7 @@
 
 #include "migration/destination.h"
 #include "node/commands.h"
+#include "node/device_options.h"
 #include "node/exit_codes.h"
 #include "node/host_events.h"
 #include "node/listener.h"
@@ -58,7 +59,7 @@ class Interruption {
 class Reception {
  public:
   Reception(const Options& options, const ConsoleConfig& console)
-      : options_(options), console_(console), output_(console) {}
+      : options_(options), console_(console), nets_(arrival_nets(options)), output_(console) {}
 
   /// Throws when the guest stays where it was.
   void take(sys::UniqueFd connection, Interruption& interruption) {
@@ -100,6 +101,7 @@ class Reception {
     if (const std::string why = memory_complaint(config.memory_bytes); !why.empty()) {
       throw std::runtime_error("its memory, " + why);
     }
+    replace_taps(config, nets_);
     name_ = config.name;
     kernel_ = config.kernel;
     auto socket = std::make_unique<ControlSocket>(socket_path(options_, name_), name_);
@@ -109,6 +111,7 @@ class Reception {
 
   const Options& options_;
   const ConsoleConfig console_;
+  const std::vector<vmm::NetConfig> nets_;
   std::string name_;
   std::string kernel_;
   ConsoleOutput output_;
@@ -132,10 +135,12 @@ int receive_command(const Words& words) {
   Options options(
       "receive --listen HOST:PORT [OPTION...]",
       "Waits for one guest from another host (godwit migrate) and goes on running it here, "
-      "as\n`godwit run` does. Its disks and kernel are opened by the paths they have there.",
+      "as\n`godwit run` does. Its disks and kernel are opened by the paths, its taps by the "
+      "names they have there.",
       kServeExitCodes);
   options.value("listen", "HOST:PORT", "where to wait; port 0 lets the kernel choose")
       .value("name", "NAME", "call the guest NAME here");
+  add_arrival_options(options);
   add_serve_options(options);
   if (!options.parse(words)) return kExitOk;
 

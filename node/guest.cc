@@ -153,6 +153,10 @@ json Guest::status() {
   for (const vmm::DiskConfig& disk : config_.disks) {
     disks.push_back({{"path", disk.path}, {"read_only", disk.read_only}});
   }
+  json nets = json::array();
+  for (const vmm::NetConfig& net : config_.nets) {
+    nets.push_back({{"tap", net.tap}, {"mac", net.mac}, {"mtu", net.mtu}, {"bridge", net.bridge}});
+  }
   return {{"name", config_.name},
           {"state", state_name()},
           {"pid", ::getpid()},
@@ -164,6 +168,7 @@ json Guest::status() {
           {"initrd", config_.initrd},
           {"command_line", config_.command_line},
           {"disks", std::move(disks)},
+          {"nets", std::move(nets)},
           {"uptime_ms", ms_since(since_)},
           {"cpu_ms", static_cast<double>(usage().cpu_run_ns) / 1e6},
           {"migration", move_ ? move_->progress() : json()},

@@ -30,7 +30,9 @@ nlohmann::json Guest::load() {
           {"memory_used_bytes", memory_used},
           {"dirty_bytes_per_s", dirty_rate},
           {"disk_read_bytes", used.disk_read_bytes},
-          {"disk_write_bytes", used.disk_write_bytes}};
+          {"disk_write_bytes", used.disk_write_bytes},
+          {"net_receive_bytes", used.net_receive_bytes},
+          {"net_send_bytes", used.net_send_bytes}};
 }
 
 }  // namespace godwit::node

@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "node/control_socket.h"
+#include "node/device_options.h"
 #include "node/units.h"
 #include "vmm/sys/unique_fd.h"
 
@@ -106,6 +107,7 @@ void add_machine_options(Options& options) {
       .value("cpus", "N", "virtual CPUs, 1 to 16", "1")
       .values("disk", "PATH[,readonly]", "a raw image or block device as virtio disk; repeatable")
       .flag("hugepages", "back guest RAM with 2 MiB pages");
+  add_device_options(options);
 }
 
 vmm::MachineConfig machine_config(const Options& options) {
@@ -135,6 +137,7 @@ vmm::MachineConfig machine_config(const Options& options) {
     }
   }
   config.huge_pages = options.on("hugepages");
+  set_devices(config, options);
   return config;
 }
 

@@ -7,7 +7,8 @@
 
 namespace godwit::node {
 
-/// --name, --kernel, --initrd, --append, --memory, --cpus, --disk, --hugepages.
+/// --name, --kernel, --initrd, --append, --memory, --cpus, --disk, --hugepages, and those of
+/// device_options.h.
 void add_machine_options(Options& options);
 
 /// The machine those flags describe, paths made absolute. Throws UsageError for what no host could

@@ -14,12 +14,22 @@ struct DiskConfig {
   bool operator==(const DiskConfig&) const = default;
 };
 
+/// A network card on a tap interface of the host.
+struct NetConfig {
+  std::string tap;     // interface name; created if there is none
+  std::string mac;     // "02:..."
+  unsigned mtu = 0;    // 68..65521, or 0: the tap's as it is, and the guest is told none
+  std::string bridge;  // what the tap becomes a port of; may be empty
+  bool operator==(const NetConfig&) const = default;
+};
+
 struct MachineConfig {
   std::string name;                // 1-64 of [A-Za-z0-9._-], first not '.' or '-'
   std::uint64_t memory_bytes = 0;  // multiple of 2 MiB
   unsigned cpus = 1;               // 1..16
   bool huge_pages = false;
   std::vector<DiskConfig> disks;
+  std::vector<NetConfig> nets;
 
   // What it boots from; read again when the guest reboots.
   std::string kernel;        // bzImage or PVH ELF, absolute path

@@ -14,21 +14,18 @@
 #include "vmm/devices/pci/host_bridge.h"
 #include "vmm/devices/power.h"
 #include "vmm/devices/serial.h"
-#include "vmm/devices/virtio/blk.h"
-#include "vmm/devices/virtio/disk_image.h"
-#include "vmm/devices/virtio/pci_transport.h"
 #include "vmm/interrupts.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/requirements.h"
 #include "vmm/vcpu.h"
 #include "vmm/vcpu_state.h"
+#include "vmm/virtio_devices.h"
 
 namespace godwit::vmm {
 namespace {
 
 constexpr std::uint32_t kVersion = 1;
 constexpr std::uint64_t kMaxMemory = std::uint64_t{8} << 40;  // KVM: 2^31 pages a slot
-constexpr std::size_t kMaxDisks = devices::PciHostBridge::kSlots - 1;
 constexpr std::uint32_t kIrqChips[] = {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
                                        KVM_IRQCHIP_IOAPIC};
 
@@ -36,7 +33,7 @@ constexpr std::uint32_t kIrqChips[] = {KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_S
 struct Shape {
   std::uint64_t memory_bytes;
   std::uint32_t cpus;
-  std::uint32_t disks;
+  std::uint32_t virtio;  // devices
 };
 
 /// The configuration may have come from a peer.
@@ -51,9 +48,6 @@ MachineConfig checked(MachineConfig config) {
     throw std::runtime_error(fmt::format(
         "guest memory must be a multiple of 2 MiB, at least 2 MiB and at most 8 TiB, not {} bytes",
         config.memory_bytes));
-  }
-  if (config.disks.size() > kMaxDisks) {
-    throw std::runtime_error(fmt::format("a guest has at most {} disks", kMaxDisks));
   }
   return config;
 }
@@ -77,21 +71,6 @@ kvm::KvmVm create_vm(const kvm::Kvm& kvm) {
   vm.create_irqchip();
   return vm;
 }
-
-/// One disk of the guest, from image to PCI slot.
-struct Disk {
-  Disk(const DiskConfig& config, std::size_t index, memory::GuestMemory& memory,
-       KvmMsiVectors& vectors, KvmDoorbells& doorbells)
-      : image(config.path, config.read_only),
-        blk(image, fmt::format("godwit-disk{}", index)),
-        bar(boot::virtio_bar(static_cast<unsigned>(index + 1))),
-        pci(blk, memory, vectors, doorbells, bar) {}
-
-  devices::DiskImage image;
-  devices::VirtioBlk blk;
-  std::uint64_t bar;
-  devices::VirtioPci pci;
-};
 
 }  // namespace
 
@@ -122,7 +101,7 @@ struct Machine::Parts {
   devices::Power power;
   devices::KeyboardReset keyboard;
   devices::PciHostBridge bridge;
-  std::vector<std::unique_ptr<Disk>> disks;
+  VirtioDevices virtio;
 
   std::mutex end_mutex;
   std::condition_variable end_changed;
@@ -158,17 +137,12 @@ Machine::Parts::Parts(MachineConfig machine_config, ConsoleSink console_sink)
           }),
       keyboard([this] {
         end({End::Kind::kReset, {}});
-      }) {
+      }),
+      virtio(config, memory, vectors, doorbells, mmio, bridge) {
   ports.attach(boot::kSerialPort, boot::kSerialPortCount, serial);
   ports.attach(boot::kPowerPort, boot::kPowerPortCount, power);
   ports.attach(boot::kKeyboardPort, 1, keyboard);
   ports.attach(boot::kPciConfigPort, boot::kPciConfigPortCount, bridge);
-  for (std::size_t i = 0; i < config.disks.size(); ++i) {
-    Disk& disk =
-        *disks.emplace_back(std::make_unique<Disk>(config.disks[i], i, memory, vectors, doorbells));
-    mmio.attach(disk.bar, devices::VirtioPci::kBarSize, disk.pci);
-    bridge.plug(static_cast<unsigned>(i + 1), disk.pci);
-  }
   for_each_device([](devices::Device& device, std::uint32_t) { device.quiesce(); });
 
   const CpuidEntries supported = kvm.supported_cpuid();
@@ -215,9 +189,7 @@ void Machine::Parts::for_each_device(
   action(power, 0);
   action(keyboard, 0);
   action(bridge, 0);
-  for (std::size_t i = 0; i < disks.size(); ++i) {
-    action(disks[i]->pci, static_cast<std::uint32_t>(i));
-  }
+  virtio.for_each(action);
 }
 
 std::vector<kvm::KvmVcpu*> Machine::Parts::kvm_vcpus() {
@@ -227,7 +199,7 @@ std::vector<kvm::KvmVcpu*> Machine::Parts::kvm_vcpus() {
 }
 
 Shape Machine::Parts::shape() const {
-  return {config.memory_bytes, config.cpus, static_cast<std::uint32_t>(config.disks.size())};
+  return {config.memory_bytes, config.cpus, static_cast<std::uint32_t>(virtio.count())};
 }
 
 void Machine::Parts::require_paused(const char* what) const {
@@ -245,13 +217,9 @@ Machine::~Machine() {
 
 const MachineConfig& Machine::config() const { return parts_->config; }
 
-void Machine::lock_disks() {
-  for (const auto& disk : parts_->disks) disk->image.lock();
-}
+void Machine::lock_disks() { parts_->virtio.lock_disks(); }
 
-void Machine::unlock_disks() {
-  for (const auto& disk : parts_->disks) disk->image.unlock();
-}
+void Machine::unlock_disks() { parts_->virtio.unlock_disks(); }
 
 void Machine::boot() {
   if (parts_->has_state) throw std::logic_error("a machine boots once");
@@ -330,7 +298,7 @@ void Machine::restore(std::span<const std::byte> state) {
   reader.begin("machine", kVersion, 0);
   const auto shape = reader.get<Shape>();
   if (shape.memory_bytes != p.config.memory_bytes || shape.cpus != p.config.cpus ||
-      shape.disks != p.config.disks.size()) {
+      shape.virtio != p.virtio.count()) {
     reader.fail("of a machine with another shape");
   }
   const ClockSection clock = p.clock->read(reader);
@@ -404,10 +372,7 @@ Usage Machine::usage() const {
   Usage total;
   total.cpu_run_ns = vcpu_cpu_ns();
   for (const auto& vcpu : parts_->vcpus) total.cpu_wait_ns += vcpu->wait_time_ns();
-  for (const auto& disk : parts_->disks) {
-    total.disk_read_bytes += disk->blk.read_bytes();
-    total.disk_write_bytes += disk->blk.written_bytes();
-  }
+  parts_->virtio.add_usage(total);
   return total;
 }
 

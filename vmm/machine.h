@@ -34,12 +34,16 @@ struct Usage {
   std::uint64_t cpu_wait_ns = 0;  // vCPU threads runnable but waiting; 0 where that is not counted
   std::uint64_t disk_read_bytes = 0;
   std::uint64_t disk_write_bytes = 0;
+  std::uint64_t net_receive_bytes = 0;  // packets to the guest
+  std::uint64_t net_send_bytes = 0;
 
   Usage& operator+=(const Usage& other) {
     cpu_run_ns += other.cpu_run_ns;
     cpu_wait_ns += other.cpu_wait_ns;
     disk_read_bytes += other.disk_read_bytes;
     disk_write_bytes += other.disk_write_bytes;
+    net_receive_bytes += other.net_receive_bytes;
+    net_send_bytes += other.net_send_bytes;
     return *this;
   }
 };
@@ -104,7 +108,8 @@ class Machine {
 
   /// CPU time the vCPU threads have used, nanoseconds.
   std::uint64_t vcpu_cpu_ns() const;
-  /// All vCPUs and disks, since this machine was built. Any thread; blocks on nothing.
+  /// All vCPUs, disks and network cards, since this machine was built. Any thread; blocks on
+  /// nothing.
   Usage usage() const;
   /// CLOCK_MONOTONIC nanoseconds at the first entry into the guest; 0 before.
   std::uint64_t first_instruction_ns() const;

@@ -75,6 +75,8 @@ void ManagedGuest::measure(const json& sample, std::chrono::steady_clock::time_p
     demand = std::min((rate("cpu_run_ns") + rate("cpu_wait_ns")) / 1e9, static_cast<double>(cpus));
     disk_read = rate("disk_read_bytes");
     disk_write = rate("disk_write_bytes");
+    net_receive = rate("net_receive_bytes");
+    net_send = rate("net_send_bytes");
     load.add(demand, policy);
   }
   counters = sample;

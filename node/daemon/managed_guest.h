@@ -56,6 +56,8 @@ struct ManagedGuest {
   double dirty_rate = 0;   // MB/s
   double disk_read = 0;    // bytes/s
   double disk_write = 0;   // bytes/s
+  double net_receive = 0;  // bytes/s
+  double net_send = 0;     // bytes/s
   balancer::LoadEstimator load;
   bool moving = false;       // by this node
   bool gone = false;         // moved away; its process is about to end

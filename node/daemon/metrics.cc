@@ -63,6 +63,10 @@ constexpr std::array kGuest{
           "disk_read_bytes_per_s"},
     Field{"godwit_guest_disk_write_bytes_per_second", "Bytes the guest writes to its disks.",
           "disk_write_bytes_per_s"},
+    Field{"godwit_guest_network_receive_bytes_per_second",
+          "Bytes that reach the guest's network cards.", "net_receive_bytes_per_s"},
+    Field{"godwit_guest_network_transmit_bytes_per_second",
+          "Bytes that the guest's network cards send.", "net_send_bytes_per_s"},
     Field{"godwit_guest_pinned", "1 if the balancer may not move the guest.", "pinned"},
 };
 

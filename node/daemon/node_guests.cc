@@ -12,6 +12,7 @@
 #include "node/control_socket.h"
 #include "node/daemon/json_fields.h"
 #include "node/daemon/node.h"
+#include "node/device_options.h"
 #include "node/machine_options.h"
 
 namespace godwit::node {
@@ -57,6 +58,12 @@ std::vector<std::string> words_of(const json& request, const std::string& name) 
     const bool read_only = number_in(disk, "read_only").value_or(0) != 0;
     words.insert(words.end(),
                  {"--disk", text_or_complain(disk, "path") + (read_only ? ",readonly" : "")});
+  }
+  for (const json& net : list_in(request, "nets")) {
+    vmm::NetConfig config{text_or_complain(net, "tap"), text_in(net, "mac").value_or(""), 0,
+                          text_in(net, "bridge").value_or("")};
+    config.mtu = static_cast<unsigned>(std::clamp(number_in(net, "mtu").value_or(0), 0.0, 1e5));
+    words.insert(words.end(), {"--net", net_text(config)});
   }
   if (number_in(request, "huge_pages").value_or(0) != 0) words.emplace_back("--hugepages");
   return words;

@@ -242,6 +242,8 @@ json Node::guest_json(const ManagedGuest& guest, double now) const {
           {"dirty_rate", guest.dirty_rate},
           {"disk_read_bytes_per_s", guest.disk_read},
           {"disk_write_bytes_per_s", guest.disk_write},
+          {"net_receive_bytes_per_s", guest.net_receive},
+          {"net_send_bytes_per_s", guest.net_send},
           {"sensitivity", guest.attributes.sensitivity},
           {"needs", guest.attributes.needs},
           {"apart", guest.attributes.apart},

@@ -192,8 +192,8 @@ TEST(HostilePeer, OneOfAnotherVersion) {
   Preamble other;
   other.version = 4711;
   EXPECT_EQ(destination_says(std::string(reinterpret_cast<const char*>(&other), sizeof other)),
-            "the peer speaks version 4711 of the protocol, this is version 1: run the same Godwit "
-            "on both hosts");
+            "the peer speaks version 4711 of the protocol, this is version " +
+                std::to_string(kProtocolVersion) + ": run the same Godwit on both hosts");
 }
 
 TEST(HostilePeer, OneThatCommitsBeforeItSaysHello) {

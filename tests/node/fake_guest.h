@@ -26,7 +26,9 @@ class FakeGuest : public GuestControl {
             {"memory_used_bytes", 73400320},
             {"dirty_bytes_per_s", 1048576.0},
             {"disk_read_bytes", 0},
-            {"disk_write_bytes", 0}};
+            {"disk_write_bytes", 0},
+            {"net_receive_bytes", 0},
+            {"net_send_bytes", 0}};
   }
   void pause() override {
     note("pause");

@@ -88,7 +88,9 @@ TEST_F(GuestTest, TellsItsLoadInEveryState) {
                         {"memory_used_bytes", 8192},
                         {"dirty_bytes_per_s", 0.0},
                         {"disk_read_bytes", 4096},
-                        {"disk_write_bytes", 512}}));
+                        {"disk_write_bytes", 512},
+                        {"net_receive_bytes", 0},
+                        {"net_send_bytes", 0}}));
   guest_->pause();
   EXPECT_EQ(guest_->load()["state"], "paused");
   guest_->resume();

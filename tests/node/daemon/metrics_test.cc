@@ -104,6 +104,12 @@ godwit_guest_disk_read_bytes_per_second{guest="web1"} 0
 # HELP godwit_guest_disk_write_bytes_per_second Bytes the guest writes to its disks.
 # TYPE godwit_guest_disk_write_bytes_per_second gauge
 godwit_guest_disk_write_bytes_per_second{guest="web1"} 4096
+# HELP godwit_guest_network_receive_bytes_per_second Bytes that reach the guest's network cards.
+# TYPE godwit_guest_network_receive_bytes_per_second gauge
+godwit_guest_network_receive_bytes_per_second{guest="web1"} 1000.5
+# HELP godwit_guest_network_transmit_bytes_per_second Bytes that the guest's network cards send.
+# TYPE godwit_guest_network_transmit_bytes_per_second gauge
+godwit_guest_network_transmit_bytes_per_second{guest="web1"} 0
 # HELP godwit_guest_pinned 1 if the balancer may not move the guest.
 # TYPE godwit_guest_pinned gauge
 godwit_guest_pinned{guest="web1"} 0

@@ -19,6 +19,7 @@ inline nlohmann::json sample_node() {
   "guests": [{"name": "web1", "state": "migrating", "pid": 4711, "cpus": 2, "demand": 0.97,
               "forecast": {"mean": 0.9, "variance": 0.01}, "memory": 256.0, "memory_used": 70.0,
               "dirty_rate": 1.5, "disk_read_bytes_per_s": 0.0, "disk_write_bytes_per_s": 4096.0,
+              "net_receive_bytes_per_s": 1000.5, "net_send_bytes_per_s": 0.0,
               "sensitivity": 1.0, "needs": [], "apart": "", "together": "", "pinned": false,
               "last_move_age_s": null, "recent_moves": 0.0, "left": "c", "migration": null}],
   "moves": [{"guest": "web1", "to": "b", "from": "a", "phase": "rounds", "transport": "rdma",

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "tests/vmm/devices/virtio/blk_fixture.h"
+#include "tests/vmm/devices/virtio/net_fixture.h"
 #include "vmm/devices/pci/host_bridge.h"
 #include "vmm/devices/power.h"
 #include "vmm/devices/serial.h"
@@ -85,6 +86,21 @@ class BlkRig final : public Rig {
   BlkDriver driver_{machine_};
 };
 
+class NetRig final : public Rig {
+ public:
+  Device& device() override { return machine_.device; }
+  void use() override {
+    ASSERT_EQ(driver_.bring_up(), 15);
+    driver_.send(arp_of({kMac, {10, 0, 0, 7}}));
+    driver_.give_buffers(4, 2048);
+    ASSERT_EQ(driver_.command(3, 0), 0);
+  }
+
+ private:
+  NetMachine machine_;
+  NetDriver driver_{machine_};
+};
+
 struct Kind {
   const char* name;
   std::unique_ptr<Rig> (*make)();
@@ -97,6 +113,7 @@ const Kind kRigs[] = {
     {"KeyboardReset", [] { return std::unique_ptr<Rig>(new KeyboardRig); }, false},
     {"PciHostBridge", [] { return std::unique_ptr<Rig>(new HostBridgeRig); }},
     {"VirtioBlk", [] { return std::unique_ptr<Rig>(new BlkRig); }},
+    {"VirtioNet", [] { return std::unique_ptr<Rig>(new NetRig); }},
 };
 
 class DeviceStateTest : public testing::TestWithParam<Kind> {

@@ -69,6 +69,12 @@ class Virtqueue {
   /// Takes the next available chain. `chain` is overwritten; its vectors are reused.
   Pop pop(Chain& chain);
 
+  /// Puts back the newest `count` chains that were popped and not pushed: pop() gives them again,
+  /// here or, after a move, there.
+  void rewind(std::uint16_t count) {
+    state_.next_available = static_cast<std::uint16_t>(state_.next_available - count);
+  }
+
   /// Returns a chain, saying how many bytes were written to its start. False when broken.
   bool push(std::uint16_t head, std::uint32_t written);
 

@@ -1,0 +1,52 @@
+// The virtio devices of one machine, built from its configuration: each with its backend, what that
+// works on, and the PCI function that shows it. The slots, and so what the guest sees, follow from
+// the configuration alone: disks from slot 1 on, then network cards. Owned by Machine.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "vmm/config.h"
+#include "vmm/devices/bus.h"
+#include "vmm/devices/device.h"
+#include "vmm/devices/pci/host_bridge.h"
+#include "vmm/interrupts.h"
+#include "vmm/memory/guest_memory.h"
+
+namespace godwit::vmm {
+
+struct Usage;
+
+class VirtioDevices {
+ public:
+  /// Attaches every device to `mmio` and `bridge`. All references must outlive this. Throws
+  /// std::runtime_error or std::system_error with one line for the user.
+  VirtioDevices(const MachineConfig& config, memory::GuestMemory& memory, KvmMsiVectors& vectors,
+                KvmDoorbells& doorbells, devices::Bus& mmio, devices::PciHostBridge& bridge);
+  ~VirtioDevices();
+  VirtioDevices(const VirtioDevices&) = delete;
+  VirtioDevices& operator=(const VirtioDevices&) = delete;
+
+  std::size_t count() const;
+  /// `instance` counts the devices of one kind.
+  void for_each(const std::function<void(devices::Device&, std::uint32_t instance)>& action) const;
+
+  void lock_disks();
+  void unlock_disks();
+
+  /// Adds what the devices have moved. Any thread.
+  void add_usage(Usage& usage) const;
+
+ private:
+  struct Wiring;
+  struct Disk;
+  struct Net;
+
+  std::unique_ptr<Wiring> wiring_;
+  std::vector<std::unique_ptr<Disk>> disks_;
+  std::vector<std::unique_ptr<Net>> nets_;
+};
+
+}  // namespace godwit::vmm
