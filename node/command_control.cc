@@ -50,7 +50,9 @@ int stop_command(const Words& words) {
 int cancel_command(const Words& words) {
   Options options(
       "cancel NAME",
-      "Cancels the move of a guest. The guest goes on here; `godwit migrate` reports it.", kCodes);
+      "Cancels the move or the snapshot of a guest. The guest goes on here; `godwit migrate` or "
+      "`snapshot`\nreports it.",
+      kCodes);
   if (!options.argument("NAME").parse(words)) return kExitOk;
   ControlClient(options.text("NAME")).remove("/v1/migration");
   return kExitOk;

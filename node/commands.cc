@@ -18,11 +18,13 @@ namespace godwit::node {
 
 namespace {
 
-constexpr std::array<Command, 18> kCommands{{
+constexpr std::array<Command, 20> kCommands{{
     {"run", run_command, "boot a guest and run it in the foreground"},
     {"receive", receive_command, "take one guest from another host and run it"},
     {"migrate", migrate_command, "move a running guest to another host"},
-    {"cancel", cancel_command, "cancel a move; the guest goes on here"},
+    {"cancel", cancel_command, "cancel a move or a snapshot; the guest goes on here"},
+    {"snapshot", snapshot_command, "write a guest's memory and state into a directory"},
+    {"restore", restore_command, "run a guest from a snapshot"},
     {"list", list_command, "show the guests of this host"},
     {"status", status_command, "show one guest"},
     {"pause", pause_command, "stop a guest's CPUs"},
@@ -46,9 +48,10 @@ void print_usage(std::FILE* stream) {
   for (const Command& command : kCommands) {
     fmt::print(stream, "  {:<9} {}\n", command.name, command.summary);
   }
-  fmt::print(stream,
-             "\n`godwit COMMAND --help` explains one. `godwit --version` prints the version.\n"
-             "Exit codes: 0 done, 1 failed, 2 wrong usage; `migrate` and `run` have more.\n");
+  fmt::print(
+      stream,
+      "\n`godwit COMMAND --help` explains one. `godwit --version` prints the version.\n"
+      "Exit codes: 0 done, 1 failed, 2 wrong usage; `migrate`, `snapshot` and `run` have more.\n");
 }
 
 /// Messages may quote what a user or a peer sent: whatever it was, this stays one line of text.

@@ -13,6 +13,8 @@ using Words = std::vector<std::string>;
 int run_command(const Words& words);
 int receive_command(const Words& words);
 int migrate_command(const Words& words);
+int snapshot_command(const Words& words);
+int restore_command(const Words& words);
 int cancel_command(const Words& words);
 int list_command(const Words& words);
 int status_command(const Words& words);

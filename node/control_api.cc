@@ -74,6 +74,18 @@ MoveRequest move_request(const ApiRequest& request) {
   return move;
 }
 
+SnapshotRequest snapshot_request(const ApiRequest& request) {
+  const json body = object(request, {"directory", "stop"});
+  SnapshotRequest snapshot;
+  snapshot.directory = text(body, "directory", "");
+  if (snapshot.directory.empty() || snapshot.directory[0] != '/' ||
+      snapshot.directory.find('\0') != std::string::npos) {
+    throw BadRequest("directory must be an absolute path");
+  }
+  snapshot.stop = boolean(body, "stop", false);
+  return snapshot;
+}
+
 /// Runs one operation; its exceptions become answers.
 void answer(const ApiReply& reply, const std::function<ApiResponse()>& operation) {
   ApiResponse response;
@@ -136,10 +148,12 @@ constexpr std::array<Endpoint, 8> kEndpoints{{
     {"PUT", "/v1/resolve", resolve},
 }};
 
-/// POST /v1/migrate: the one endpoint that answers later.
-void migrate(GuestControl& guest, const ApiRequest& request, const ApiReply& reply) {
+/// POST /v1/migrate and /v1/snapshot answer later.
+void begin(GuestControl& guest, const ApiRequest& request, const ApiReply& reply) {
+  const auto done = [reply](const json& report) { reply(ok(report)); };
   try {
-    guest.migrate(move_request(request), [reply](const json& report) { reply(ok(report)); });
+    if (request.target == "/v1/migrate") return guest.migrate(move_request(request), done);
+    guest.snapshot(snapshot_request(request), done);
   } catch (...) {
     answer(reply,
            [error = std::current_exception()]() -> ApiResponse { std::rethrow_exception(error); });
@@ -147,9 +161,9 @@ void migrate(GuestControl& guest, const ApiRequest& request, const ApiReply& rep
 }
 
 void handle(GuestControl& guest, const ApiRequest& request, const ApiReply& reply) {
-  if (request.target == "/v1/migrate") {
-    if (request.method == "POST") return migrate(guest, request, reply);
-    return reply(api_error(405, "/v1/migrate takes POST"));
+  if (request.target == "/v1/migrate" || request.target == "/v1/snapshot") {
+    if (request.method == "POST") return begin(guest, request, reply);
+    return reply(api_error(405, request.target + " takes POST"));
   }
   std::string methods;
   for (const Endpoint& endpoint : kEndpoints) {

@@ -49,8 +49,8 @@ Outcome Guest::wait() {
     const vmm::End end = machine_->wait();
     {
       std::unique_lock lock(mutex_);
-      while (state_ == State::kMigrating) {  // the guest's own end has overtaken its move
-        move_->cancel();
+      while (busy()) {  // the guest's own end has overtaken its move
+        give_up();
         std::thread mover = std::move(mover_);
         lock.unlock();
         mover.join();
@@ -102,7 +102,7 @@ void Guest::end(Outcome outcome) {
 void Guest::end_locked(Outcome outcome) {
   if (state_ == State::kOver) return;
   if (!outcome_) outcome_ = std::move(outcome);
-  if (state_ == State::kMigrating) return move_->cancel();  // its thread stops the machine
+  if (busy()) return give_up();            // its thread stops the machine
   if (usable()) machine_->request_stop();  // or boot() or arrived() will see outcome_
 }
 
@@ -130,6 +130,8 @@ const char* Guest::state_name() const {
       return "paused";
     case State::kMigrating:
       return "migrating";
+    case State::kSnapshotting:
+      return "snapshotting";
     case State::kInDoubt:
       return "in-doubt";
     case State::kOver:
@@ -142,6 +144,7 @@ void Guest::require(std::initializer_list<State> allowed, const char* what) cons
   if (std::find(allowed.begin(), allowed.end(), state_) != allowed.end()) return;
   const char* hint = "";
   if (state_ == State::kMigrating) hint = "; godwit cancel ends the move";
+  if (state_ == State::kSnapshotting) hint = "; godwit cancel ends the snapshot";
   if (state_ == State::kPaused) hint = "; godwit resume lets it run";
   if (state_ == State::kInDoubt) hint = "; godwit resolve decides";
   throw Conflict(fmt::format("cannot {} {}: it is {}{}", what, config_.name, state_name(), hint));

@@ -17,6 +17,7 @@
 #include "node/console.h"
 #include "node/guest_control.h"
 #include "node/move.h"
+#include "node/snapshot_job.h"
 #include "vmm/machine.h"
 #include "vmm/memory/dirty_rate.h"
 
@@ -64,18 +65,32 @@ class Guest : public GuestControl {
   void resume() override;
   void stop(bool force) override;
   void migrate(const MoveRequest& request, MoveDone done) override;
+  void snapshot(const SnapshotRequest& request, MoveDone done) override;
   nlohmann::json migration() override;
   void cancel_migration() override;
   void resolve(bool here) override;
 
  private:
-  enum class State { kArriving, kBooting, kRunning, kPaused, kMigrating, kInDoubt, kOver };
+  enum class State {
+    kArriving,
+    kBooting,
+    kRunning,
+    kPaused,
+    kMigrating,
+    kSnapshotting,
+    kInDoubt,
+    kOver
+  };
 
   const char* state_name() const;
   /// Throws Conflict unless the guest is in one of these states.
   void require(std::initializer_list<State> allowed, const char* what) const;
   void end_locked(Outcome outcome);
   void run_move(const MoveDone& done);
+  void run_snapshot(const MoveDone& done);
+  /// The machine belongs to mover_.
+  bool busy() const { return state_ == State::kMigrating || state_ == State::kSnapshotting; }
+  void give_up();
   /// The machine is there and other threads may use it.
   bool usable() const { return state_ != State::kArriving && state_ != State::kBooting; }
   /// Since this process began; never steps back.
@@ -97,9 +112,11 @@ class Guest : public GuestControl {
 
   MoveRequest move_request_;
   std::unique_ptr<Move> move_;  // while kMigrating
-  bool stranded_ = false;       // kPaused because a failed move could not let it go on
-  std::thread mover_;           // joined by the next move, or the end
-  nlohmann::json last_report_;  // null before the first move
+  SnapshotRequest snapshot_request_;
+  std::unique_ptr<SnapshotJob> snapshot_;  // while kSnapshotting
+  bool stranded_ = false;                  // kPaused because a failed move could not let it go on
+  std::thread mover_;                      // joined by the next move, or the end
+  nlohmann::json last_report_;             // null before the first move
 };
 
 }  // namespace godwit::node

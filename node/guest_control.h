@@ -32,6 +32,11 @@ struct MoveRequest {
   std::uint64_t timeout_ms = 60'000;  // for the whole move, 0: none
 };
 
+struct SnapshotRequest {
+  std::string directory;  // absolute; must not exist
+  bool stop = false;      // end the guest once its snapshot is complete
+};
+
 class GuestControl {
  public:
   /// Gets the final report of a move, as the API answers it. Called once, from any thread.
@@ -48,8 +53,11 @@ class GuestControl {
   virtual void stop(bool force) = 0;
   /// Starts a move and returns.
   virtual void migrate(const MoveRequest& request, MoveDone done) = 0;
+  /// Starts to take a snapshot and returns; `done` gets its report.
+  virtual void snapshot(const SnapshotRequest& request, MoveDone done) = 0;
   /// Progress of the move that is going on, or the last report, or null.
   virtual nlohmann::json migration() = 0;
+  /// Of the move or the snapshot that is going on.
   virtual void cancel_migration() = 0;
   /// Decides a guest left in doubt by a connection lost while committing: it runs on here, or it is
   /// over here because it runs at the destination.

@@ -19,8 +19,7 @@ nlohmann::json Guest::load() {
   if (usable()) {
     const memory::GuestMemory& memory = machine_->memory();
     memory_used = memory.populated_bytes();
-    dirty_rate =
-        dirty_rate_.sample(memory, std::chrono::steady_clock::now(), state_ != State::kMigrating);
+    dirty_rate = dirty_rate_.sample(memory, std::chrono::steady_clock::now(), !busy());
   }
   return {{"state", state_name()},
           {"cpus", config_.cpus},

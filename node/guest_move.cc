@@ -58,10 +58,8 @@ json Guest::migration() {
 
 void Guest::cancel_migration() {
   const std::lock_guard lock(mutex_);
-  if (state_ != State::kMigrating) {
-    throw Conflict(fmt::format("{} is not being moved", config_.name));
-  }
-  move_->cancel();
+  if (!busy()) throw Conflict(fmt::format("{} is not being moved", config_.name));
+  give_up();
 }
 
 void Guest::resolve(bool here) {

@@ -75,7 +75,7 @@ kvm::KvmVm create_vm(const kvm::Kvm& kvm) {
 }  // namespace
 
 struct Machine::Parts {
-  Parts(MachineConfig machine_config, ConsoleSink console_sink);
+  Parts(MachineConfig machine_config, ConsoleSink console_sink, sys::UniqueFd ram);
   ~Parts();
 
   void end(End why);
@@ -116,10 +116,11 @@ struct Machine::Parts {
   std::vector<std::unique_ptr<Vcpu>> vcpus;  // last: their threads use all of the above
 };
 
-Machine::Parts::Parts(MachineConfig machine_config, ConsoleSink console_sink)
+Machine::Parts::Parts(MachineConfig machine_config, ConsoleSink console_sink, sys::UniqueFd ram)
     : config(checked(std::move(machine_config))),
       kvm(checked_kvm()),
-      memory(config.memory_bytes, config.huge_pages),
+      memory(ram ? memory::GuestMemory(config.memory_bytes, std::move(ram))
+                 : memory::GuestMemory(config.memory_bytes, config.huge_pages)),
       vm(create_vm(kvm)),
       dirty_log(vm, memory),
       serial_line(vm, boot::kSerialGsi),
@@ -209,7 +210,10 @@ void Machine::Parts::require_paused(const char* what) const {
 }
 
 Machine::Machine(MachineConfig config, ConsoleSink console)
-    : parts_(std::make_unique<Parts>(std::move(config), std::move(console))) {}
+    : Machine(std::move(config), std::move(console), {}) {}
+
+Machine::Machine(MachineConfig config, ConsoleSink console, sys::UniqueFd ram)
+    : parts_(std::make_unique<Parts>(std::move(config), std::move(console), std::move(ram))) {}
 
 Machine::~Machine() {
   if (!parts_->quiesced) pause();

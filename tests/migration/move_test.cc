@@ -2,15 +2,20 @@
 // loopback, and (GODWIT_MOVE_BY_RDMA) by RDMA over the interface that GODWIT_RDMA_ADDRESS names.
 #include <gtest/gtest.h>
 #include <netinet/tcp.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <future>
 #include <mutex>
 #include <thread>
 
 #include "migration/destination.h"
+#include "migration/snapshot.h"
 #include "migration/source.h"
 #include "tests/migration/sockets.h"
 
@@ -160,6 +165,108 @@ TEST(Move, ADestinationThatCannotTakeTheGuestLeavesItRunning) {
   EXPECT_EQ(moved.machine, nullptr);
   EXPECT_TRUE(machine.running());
   EXPECT_TRUE(console.wait_for("tick ", console.text().size()));
+}
+
+/// Every page of it that differs, holes too.
+std::vector<std::uint64_t> all_different_pages(vmm::Machine& a, vmm::Machine& b) {
+  std::vector<std::uint64_t> different;
+  for (std::uint64_t page = 0; page < a.memory().pages(); ++page) {
+    if (std::memcmp(a.memory().page_bytes({page, 1}).data(),
+                    b.memory().page_bytes({page, 1}).data(), memory::kPageSize) != 0) {
+      different.push_back(page);
+    }
+  }
+  return different;
+}
+
+class SnapshotTest : public ::testing::Test {
+ protected:
+  ~SnapshotTest() override { std::filesystem::remove_all(directory_); }
+  /// What lies beside it under its name: half-made ones.
+  std::size_t leftovers() const {
+    std::size_t count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(::testing::TempDir())) {
+      count += entry.path().string().starts_with(directory_) ? 1 : 0;
+    }
+    return count;
+  }
+  Console console_;
+  const std::string directory_ =
+      ::testing::TempDir() + "godwit_snapshot_" + kName + "_" + std::to_string(::getpid());
+};
+
+TEST_F(SnapshotTest, ARestoredGuestMovesWithWhatItReadWhatItWroteAndWhatItNeverTouched) {
+  vmm::Machine machine(pattern_guest(2), console_.sink());
+  machine.boot();
+  machine.resume();
+  ASSERT_TRUE(console_.wait_for("tick 2")) << console_.text();
+  SnapshotTaker taker(machine, {.directory = directory_});
+  ASSERT_TRUE(taker.run()) << taker.report().reason;
+  EXPECT_TRUE(machine.running());
+  EXPECT_GT(taker.report().pause_ms, 0);
+  EXPECT_TRUE(console_.wait_for("tick ", console_.text().size()));
+  machine.pause();
+
+  Console restored_console;
+  auto restored = restore_machine(open_snapshot(directory_), restored_console.sink());
+  restored->resume();
+  ASSERT_TRUE(restored_console.wait_for("tick ")) << restored_console.text();
+  for (int i = 0; i < 3; ++i) {
+    const std::size_t before = restored_console.text().size();
+    Moved moved = move(*restored, restored_console.sink(), {}, [&](vmm::Machine& arrived) {
+      EXPECT_EQ(all_different_pages(*restored, arrived), std::vector<std::uint64_t>());
+    });
+    ASSERT_EQ(moved.end, Source::End::kMoved) << moved.report.reason << " / " << moved.why;
+    if (i == 0) {  // later our comparison has filled them
+      EXPECT_GT(moved.report.pages.hole, 0u);
+    }
+    restored = std::move(moved.machine);
+    ASSERT_TRUE(restored_console.wait_for("tick ", before));
+  }
+  EXPECT_EQ(restored_console.text().find("CORRUPT"), std::string::npos) << restored_console.text();
+}
+
+TEST_F(SnapshotTest, OfAPausedGuestItIsThatMoment) {
+  vmm::Machine machine(pattern_guest(1), console_.sink());
+  machine.boot();
+  machine.resume();
+  ASSERT_TRUE(console_.wait_for("tick 2"));
+  machine.pause();
+  SnapshotTaker taker(machine, {.directory = directory_});
+  ASSERT_TRUE(taker.run()) << taker.report().reason;
+  EXPECT_FALSE(machine.running());
+  OpenSnapshot open = open_snapshot(directory_);
+  EXPECT_EQ(checksum_of_memory(open.memory.get(), 32 << 20), open.snapshot.memory_checksum);
+  memory::GuestMemory written(32 << 20, std::move(open.memory));
+  EXPECT_EQ(different_pages(machine.memory(), written), std::vector<std::uint64_t>());
+}
+
+TEST_F(SnapshotTest, OneThatFailsOrIsCancelledLeavesNothingAndTheGuestRunsOn) {
+  vmm::Machine machine(pattern_guest(1), console_.sink());
+  machine.boot();
+  machine.resume();
+  ASSERT_TRUE(console_.wait_for("tick 1"));
+  SnapshotTaker cancelled(machine, {.directory = directory_});
+  cancelled.cancel();
+  EXPECT_FALSE(cancelled.run());
+  EXPECT_EQ(cancelled.report().status, "cancelled");
+
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &limit), 0);
+  ::signal(SIGXFSZ, SIG_IGN);
+  const rlimit tiny{4 << 20, limit.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &tiny), 0);
+  SnapshotTaker failed(machine, {.directory = directory_});
+  EXPECT_FALSE(failed.run());
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  EXPECT_EQ(failed.report().status, "failed");
+  EXPECT_FALSE(failed.report().reason.empty());
+
+  SnapshotTaker nowhere(machine, {.directory = "/nonexistent/snapshot"});
+  EXPECT_FALSE(nowhere.run());
+  EXPECT_EQ(leftovers(), 0u);
+  EXPECT_TRUE(machine.running());
+  EXPECT_TRUE(console_.wait_for("tick ", console_.text().size()));
 }
 
 #ifndef GODWIT_MOVE_BY_RDMA

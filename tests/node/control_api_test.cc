@@ -55,6 +55,21 @@ TEST_F(ControlApi, AnswersAMoveWhenItEnds) {
   EXPECT_EQ(answer.body, R"({"status":"completed"})");
 }
 
+TEST_F(ControlApi, AnswersASnapshotWhenItEnds) {
+  ApiResponse answer{0, ""};
+  api_({"POST", "/v1/snapshot", R"({"directory":"/srv/s1","stop":true})"},
+       [&](ApiResponse response) { answer = std::move(response); });
+  EXPECT_EQ(answer.status, 0u);
+  EXPECT_EQ(guest_.calls.back(), "snapshot and stop /srv/s1");
+  guest_.last_done({{"status", "completed"}});
+  EXPECT_EQ(answer.status, 200u);
+  for (const char* body : {"", "{}", R"({"directory":"s1"})", R"({"directory":1})",
+                           R"({"directory":"/a\u0000b"})", R"({"directory":"/a","stop":1})"}) {
+    EXPECT_EQ(status("POST", "/v1/snapshot", body), 400u) << body;
+  }
+  EXPECT_EQ(status("GET", "/v1/snapshot"), 405u);
+}
+
 TEST_F(ControlApi, RefusesBodiesThatMakeNoSense) {
   for (const auto* body :
        {"", "{", "[]", "null", R"({"to":1})", R"({"to":"b:1","transport":"pigeon"})",

@@ -42,6 +42,11 @@ class FakeGuest : public GuestControl {
     last_request = request;
     last_done = std::move(done);
   }
+  void snapshot(const SnapshotRequest& request, MoveDone done) override {
+    note((request.stop ? "snapshot and stop " : "snapshot ") + request.directory);
+    const std::lock_guard lock(mutex);
+    last_done = std::move(done);
+  }
   nlohmann::json migration() override { return {{"active", nullptr}, {"last_report", nullptr}}; }
   void cancel_migration() override {
     note("cancel");

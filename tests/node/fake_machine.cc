@@ -42,6 +42,23 @@ void Move::take_back(vmm::Machine& machine) {
   if (!world().take_back_error.empty()) throw std::runtime_error(world().take_back_error);
   machine.resume();
 }
+struct SnapshotJob::Impl {};
+SnapshotJob::SnapshotJob(vmm::Machine& /*machine*/, const SnapshotRequest& /*request*/)
+    : impl_(new Impl) {}
+SnapshotJob::~SnapshotJob() = default;
+bool SnapshotJob::run() {
+  world().note("snapshot");
+  std::unique_lock lock(world().mutex);
+  world().changed.wait(lock, [] { return world().snapshot_end || world().move_cancelled; });
+  return world().snapshot_end.value_or(false);
+}
+void SnapshotJob::cancel() {
+  const std::lock_guard lock(world().mutex);
+  world().move_cancelled = true;
+  world().changed.notify_all();
+}
+nlohmann::json SnapshotJob::report() const { return {{"status", "whatever"}}; }
+
 nlohmann::json Move::progress() const { return {{"phase", "rounds"}}; }
 nlohmann::json Move::report() const { return {{"status", "whatever"}}; }
 

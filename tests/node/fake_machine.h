@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "node/move.h"
+#include "node/snapshot_job.h"
 #include "vmm/machine.h"
 
 namespace godwit::node {
@@ -26,6 +27,7 @@ struct FakeWorld {
   std::atomic<bool> strands = false;  // a move that fails leaves the machine paused
   std::string boot_error;             // boot() throws that
   std::optional<Move::End> move_end;  // how the move that is going on ends
+  std::optional<bool> snapshot_end;   // whether the snapshot that is going on succeeds
   std::atomic<bool> move_cancelled = false;
   std::atomic<int> machines = 0;        // alive now
   std::function<void()> while_booting;  // called by boot()
@@ -54,6 +56,12 @@ struct FakeWorld {
   void forget_move() {
     const std::lock_guard lock(mutex);
     move_end.reset();
+  }
+  void snapshot_ends(bool well) {
+    wait_for("snapshot");
+    const std::lock_guard lock(mutex);
+    snapshot_end = well;
+    changed.notify_all();
   }
   void move_ends(Move::End how) {
     const std::lock_guard lock(mutex);

@@ -273,6 +273,47 @@ TEST_F(GuestTest, EndsInDoubtWhenResolvedThere) {
   EXPECT_NE(world().calls().back(), "resume");
 }
 
+TEST_F(GuestTest, RunsOnAfterItsSnapshotWhetherThatWorkedOrNot) {
+  start();
+  for (const bool well : {true, false}) {
+    report_ = {};
+    world().snapshot_end.reset();
+    guest_->snapshot({"/srv/s1"}, [this](const json& report) { report_.set_value(report); });
+    EXPECT_EQ(state(), "snapshotting");
+    EXPECT_THROW(guest_->pause(), Conflict);
+    EXPECT_THROW(guest_->migrate({.to = "c:7000"}, [](const json&) {}), Conflict);
+    EXPECT_THROW(guest_->snapshot({"/srv/s2"}, [](const json&) {}), Conflict);
+    world().snapshot_ends(well);
+    EXPECT_TRUE(move_reported());
+    EXPECT_EQ(state(), "running");
+  }
+  guest_->stop(true);
+  outcome();
+}
+
+TEST_F(GuestTest, EndsAfterASnapshotThatShallStopItAndOnlyIfItIsComplete) {
+  start();
+  guest_->snapshot({"/srv/s1", true}, [this](const json& report) { report_.set_value(report); });
+  world().snapshot_ends(false);
+  EXPECT_TRUE(move_reported());
+  EXPECT_EQ(state(), "running");
+  report_ = {};
+  guest_->snapshot({"/srv/s1", true}, [this](const json& report) { report_.set_value(report); });
+  world().snapshot_ends(true);
+  EXPECT_TRUE(move_reported());
+  EXPECT_EQ(outcome().text, "stopped; its snapshot is /srv/s1");
+}
+
+TEST_F(GuestTest, CancelsItsSnapshotWhenItPowersOff) {
+  start();
+  guest_->snapshot({"/srv/s1"}, [this](const json& report) { report_.set_value(report); });
+  ASSERT_TRUE(world().wait_for("snapshot"));
+  world().guest_does({EndKind::kPowerOff, ""});
+  EXPECT_TRUE(move_reported());
+  EXPECT_EQ(outcome().kind, Outcome::Kind::kPowerOff);
+  EXPECT_TRUE(world().move_cancelled);
+}
+
 TEST_F(GuestTest, LeavesARefusedMoveWithoutATrace) {
   start();
   EXPECT_THROW(guest_->migrate({.to = "nonsense"}, [](const json&) {}), BadRequest);

@@ -104,6 +104,10 @@ void DirtyRate::find_blocks(const GuestMemory& memory) {
   block_pages_ = std::max(kMinBlockPages, (memory.pages() + kMaxBlocks - 1) / kMaxBlocks);
   const std::uint64_t block_bytes = block_pages_ * kPageSize;
   for (std::uint64_t block = 0; block * block_bytes < memory.size(); ++block) {
+    if (memory.private_copy()) {  // the file does not know what was written since
+      blocks_.push_back(block);
+      continue;
+    }
     const off_t data = ::lseek(memory.memfd(), static_cast<off_t>(block * block_bytes), SEEK_DATA);
     if (data < 0) break;  // ENXIO: only holes from here on
     block = static_cast<std::uint64_t>(data) / block_bytes;

@@ -9,7 +9,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstring>
+#include <fstream>
 #include <stdexcept>
 #include <utility>
 
@@ -41,11 +44,11 @@ sys::UniqueFd create_memfd(std::uint64_t size, bool huge_pages) {
   return fd;
 }
 
-sys::Mapping map_ram(int memfd, std::uint64_t size, bool huge_pages) try {
+sys::Mapping map_ram(int memfd, std::uint64_t size, bool huge_pages, int sharing) try {
   // NORESERVE would let huge pages run out under the guest, which is a SIGBUS; so they are
   // reserved.
   return sys::Mapping::aligned(kHugePageSize, size, PROT_READ | PROT_WRITE,
-                               MAP_SHARED | (huge_pages ? 0 : MAP_NORESERVE), memfd);
+                               sharing | (huge_pages ? 0 : MAP_NORESERVE), memfd);
 } catch (const std::system_error& error) {
   if (!huge_pages || error.code() != std::errc::not_enough_memory) throw;
   throw std::system_error(
@@ -54,6 +57,30 @@ sys::Mapping map_ram(int memfd, std::uint64_t size, bool huge_pages) try {
           "guest memory needs {} free huge pages of 2 MiB, and this host has fewer (HugePages_Free "
           "in /proc/meminfo): raise vm.nr_hugepages",
           size / kHugePageSize));
+}
+
+sys::UniqueFd checked_file(sys::UniqueFd file, std::uint64_t size) {
+  struct stat info = {};
+  sys::check(::fstat(file.get(), &info), "ask for the size of a memory file");
+  if (size == 0 || size % kPageSize != 0 || static_cast<std::uint64_t>(info.st_size) != size) {
+    throw std::invalid_argument("the memory file has another size than guest memory");
+  }
+  return file;
+}
+
+sys::UniqueFd open_pagemap() {
+  return sys::UniqueFd(
+      sys::check(::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), "open /proc/self/pagemap"));
+}
+
+/// Of all threads, by one read(2); 0 where /proc does not tell.
+std::uint64_t anonymous_bytes_of_process() {
+  std::ifstream statm("/proc/self/statm");  // pages: total, resident, of these file-backed
+  std::uint64_t total = 0;
+  std::uint64_t resident = 0;
+  std::uint64_t file_backed = 0;
+  statm >> total >> resident >> file_backed;
+  return resident > file_backed ? (resident - file_backed) * kPageSize : 0;
 }
 
 std::vector<Region> regions_of(std::uint64_t size) {
@@ -94,8 +121,16 @@ GuestWrite::~GuestWrite() {
 }
 
 GuestMemory::GuestMemory(std::uint64_t size, bool huge_pages)
-    : memfd_(create_memfd(size, huge_pages)),
-      mapping_(map_ram(memfd_.get(), size, huge_pages)),
+    : GuestMemory(create_memfd(size, huge_pages), {}, size, huge_pages, MAP_SHARED) {}
+
+GuestMemory::GuestMemory(std::uint64_t size, sys::UniqueFd file)
+    : GuestMemory(checked_file(std::move(file), size), open_pagemap(), size, false, MAP_PRIVATE) {}
+
+GuestMemory::GuestMemory(sys::UniqueFd file, sys::UniqueFd pagemap, std::uint64_t size,
+                         bool huge_pages, int sharing)
+    : memfd_(std::move(file)),
+      pagemap_(std::move(pagemap)),
+      mapping_(map_ram(memfd_.get(), size, huge_pages, sharing)),
       regions_(regions_of(size)),
       huge_pages_(huge_pages),
       expected_(size / kHugePageSize) {}
@@ -152,6 +187,42 @@ std::vector<PageRange> GuestMemory::populated(PageRange within) const {
   check(within);
   if (within.count == 0) return {};
   if (huge_pages_) return resident(mapping_.data(), within);
+  if (!private_copy()) return data_in_file(within);
+  PageBitmap pages(within.count);
+  for (const PageRange& range : data_in_file(within)) {
+    pages.set({range.first - within.first, range.count});
+  }
+  add_written(within, pages);
+  std::vector<PageRange> runs = pages.ranges();
+  for (PageRange& run : runs) run.first += within.first;
+  return runs;
+}
+
+/// Marks, counted from `within`'s first page, what was written into a private mapping: such a page
+/// is in memory and not the file's, or swapped out (Linux, admin-guide/mm/pagemap.rst).
+void GuestMemory::add_written(PageRange within, PageBitmap& into) const {
+  constexpr std::uint64_t kPresent = std::uint64_t{1} << 63;
+  constexpr std::uint64_t kSwapped = std::uint64_t{1} << 62;
+  constexpr std::uint64_t kOfFile = std::uint64_t{1} << 61;
+  std::array<std::uint64_t, 4096> entries{};
+  const std::uint64_t base = reinterpret_cast<std::uintptr_t>(mapping_.data()) / kPageSize;
+  for (std::uint64_t at = 0; at < within.count;) {
+    const std::uint64_t count = std::min<std::uint64_t>(entries.size(), within.count - at);
+    const auto got = sys::check(::pread(pagemap_.get(), entries.data(), count * sizeof(entries[0]),
+                                        static_cast<off_t>((base + within.first + at) * 8)),
+                                "read /proc/self/pagemap");
+    if (static_cast<std::uint64_t>(got) != count * sizeof(entries[0])) {
+      throw std::runtime_error("read /proc/self/pagemap: too short");
+    }
+    for (std::uint64_t i = 0; i < count; ++i) {
+      const bool own = (entries[i] & kPresent) != 0 && (entries[i] & kOfFile) == 0;
+      if (own || (entries[i] & kSwapped) != 0) into.set({at + i, 1});
+    }
+    at += count;
+  }
+}
+
+std::vector<PageRange> GuestMemory::data_in_file(PageRange within) const {
   const auto end = static_cast<off_t>(within.offset() + within.bytes());
   std::vector<PageRange> runs;
   for (off_t at = static_cast<off_t>(within.offset()); at < end;) {
@@ -173,7 +244,8 @@ std::vector<PageRange> GuestMemory::populated(PageRange within) const {
 std::uint64_t GuestMemory::populated_bytes() const {
   struct stat info = {};
   sys::check(::fstat(memfd_.get(), &info), "ask for the size of guest memory in use");
-  return static_cast<std::uint64_t>(info.st_blocks) * 512;  // stat(3type): always of 512 bytes
+  const auto bytes = static_cast<std::uint64_t>(info.st_blocks) * 512;  // stat(3type): of 512 bytes
+  return private_copy() ? std::min(size(), bytes + anonymous_bytes_of_process()) : bytes;
 }
 
 bool GuestMemory::peek(std::uint64_t page, std::span<std::byte> out) const {
@@ -181,6 +253,10 @@ bool GuestMemory::peek(std::uint64_t page, std::span<std::byte> out) const {
   unsigned char present = 0;
   std::byte* const at = mapping_.data() + page * kPageSize;
   if (::mincore(at, kPageSize, &present) != 0 || (present & 1) == 0) return false;
+  if (private_copy()) {  // a hole that we fill by looking is the page cache's and costs nothing
+    std::memcpy(out.data(), at, kPageSize);
+    return true;
+  }
   // Not through the mapping: there a hole punched meanwhile would be filled by our look at it.
   return ::pread(memfd_.get(), out.data(), kPageSize, static_cast<off_t>(page * kPageSize)) ==
          static_cast<ssize_t>(kPageSize);
@@ -188,7 +264,7 @@ bool GuestMemory::peek(std::uint64_t page, std::span<std::byte> out) const {
 
 void GuestMemory::expect_writes(PageRange range) {
   check(range);
-  if (huge_pages_) return;
+  if (huge_pages_ || private_copy()) return;
   std::uint64_t block = (range.first + kHugePagePages - 1) / kHugePagePages;
   const std::uint64_t end = range.end() / kHugePagePages;
   while (block < end) {
@@ -210,9 +286,25 @@ void GuestMemory::expect_writes(PageRange range) {
 void GuestMemory::punch_hole(PageRange range) {
   check(range);
   if (range.count == 0) return;
+  if (private_copy()) return zero_private(range);
   sys::check(::fallocate(memfd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                          static_cast<off_t>(range.offset()), static_cast<off_t>(range.bytes())),
              "punch a hole into guest memory");
+}
+
+/// What a guest gives back in blocks of 2 MiB becomes anonymous memory; for less, the number of
+/// mappings that a process may have (65,530) is too dear.
+void GuestMemory::zero_private(PageRange range) {
+  std::byte* const at = mapping_.data() + range.offset();
+  if (range.count >= kHugePagePages &&
+      ::mmap(at, range.bytes(), PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != MAP_FAILED) {
+    return;
+  }
+  sys::check(::madvise(at, range.bytes(), MADV_DONTNEED), "give back guest memory");
+  for (const PageRange& data : data_in_file(range)) {
+    std::memset(mapping_.data() + data.offset(), 0, data.bytes());
+  }
 }
 
 void GuestMemory::track_writes(bool on) {

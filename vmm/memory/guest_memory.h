@@ -2,6 +2,9 @@
 // regions (below and above the 32-bit MMIO hole). Owned by Machine; every method may be called from
 // any thread. It is the one accessor: each write the VMM itself makes into RAM is recorded here,
 // because KVM's dirty log does not see it.
+//
+// The RAM of a guest that was restored from a snapshot is a private mapping of the snapshot's file
+// instead: read when it is touched, shared with the file's other guests until it is written.
 #pragma once
 
 #include <array>
@@ -56,11 +59,17 @@ class GuestMemory {
   /// is populated. Throws std::system_error (ENOMEM when no huge pages are free) and
   /// std::invalid_argument.
   explicit GuestMemory(std::uint64_t size, bool huge_pages = false);
+  /// A private copy, made page by page as the guest writes, of `file`, which is open for reading
+  /// and exactly `size` long. Nobody may write or truncate it meanwhile. Nothing is read yet.
+  GuestMemory(std::uint64_t size, sys::UniqueFd file);
 
   std::uint64_t size() const { return mapping_.size(); }
   std::uint64_t pages() const { return size() / kPageSize; }
   std::span<const Region> regions() const { return regions_; }
   int memfd() const { return memfd_.get(); }
+  /// memfd() is a snapshot's file, and RAM a private copy of it: only our own mapping has what the
+  /// guest wrote.
+  bool private_copy() const { return static_cast<bool>(pagemap_); }
 
   // -- by guest address: what devices and loaders use. Nothing here throws; outside RAM, across a
   // region's end or overflowing is std::nullopt / false.
@@ -83,10 +92,11 @@ class GuestMemory {
 
   // -- by page: what migration uses. `range` must lie inside RAM, else std::out_of_range.
   std::span<std::byte> page_bytes(PageRange range) const;  // no dirty mark: the mover's own view
-  /// Runs of pages inside `within` that hold data (SEEK_DATA), ascending; the rest are holes, that
-  /// is zero and not populated.
+  /// Runs of pages inside `within` that hold data (SEEK_DATA; of a private copy also what was
+  /// written since), ascending; the rest are holes, that is zero and not populated.
   std::vector<PageRange> populated(PageRange within) const;
-  /// Bytes of RAM that are populated, by one fstat(2).
+  /// Bytes of RAM that are populated, by one fstat(2). Of a private copy at most: its file's and
+  /// all that this process has written anywhere.
   std::uint64_t populated_bytes() const;
   /// Copies one page, kPageSize bytes, to `out`; false when it is not in memory (a hole, or swapped
   /// out) or not in RAM. Populates nothing, whatever happens to the page meanwhile.
@@ -96,7 +106,8 @@ class GuestMemory {
   /// one nested page table entry instead of 512, and 30 times less to tear down. What it held may
   /// be lost. By one thread at a time.
   void expect_writes(PageRange range);
-  /// Gives pages back to the host: they become holes and read as zero.
+  /// Gives pages back to the host: they become holes and read as zero. (Of a private copy, small
+  /// ranges that have data in the file are overwritten with zeroes instead.)
   void punch_hole(PageRange range);
 
   // -- the VMM's own writes
@@ -109,11 +120,17 @@ class GuestMemory {
 
  private:
   friend class GuestWrite;
+  GuestMemory(sys::UniqueFd file, sys::UniqueFd pagemap, std::uint64_t size, bool huge_pages,
+              int sharing);
   void check(PageRange range) const;
+  std::vector<PageRange> data_in_file(PageRange within) const;
+  void add_written(PageRange within, PageBitmap& into) const;
+  void zero_private(PageRange range);
   /// RAM offset of [address, address + size) or nullopt.
   std::optional<std::uint64_t> offset_of(GuestAddr address, std::uint64_t size) const;
 
   sys::UniqueFd memfd_;
+  sys::UniqueFd pagemap_;  // of this process; only for a private copy
   sys::Mapping mapping_;
   std::vector<Region> regions_;
   bool huge_pages_;

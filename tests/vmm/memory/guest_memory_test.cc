@@ -1,7 +1,9 @@
 #include "vmm/memory/guest_memory.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <cstdlib>
 #include <stdexcept>
 #include <system_error>
 #include <thread>
@@ -59,6 +61,63 @@ TEST(GuestMemory, KeepsHolesAsHoles) {
   memory.punch_hole({5, 2});
   EXPECT_EQ(memory.populated({0, 4096}), (Ranges{{4095, 1}}));
   EXPECT_EQ(memory.load<std::uint8_t>(5 * kPageSize), 0);
+}
+
+/// A file of 16 MiB with 'A' in page 3, 'B' in page 600 and holes around.
+sys::UniqueFd memory_file() {
+  std::string path = testing::TempDir() + "godwit_ram_XXXXXX";
+  sys::UniqueFd fd(::mkstemp(path.data()));
+  ::unlink(path.c_str());
+  EXPECT_EQ(::ftruncate(fd.get(), 16 * kMiB), 0);
+  EXPECT_EQ(::pwrite(fd.get(), "A", 1, 3 * kPageSize), 1);
+  EXPECT_EQ(::pwrite(fd.get(), "B", 1, 600 * kPageSize), 1);
+  return fd;
+}
+
+TEST(GuestMemory, APrivateCopyHasItsFilesDataAndWhatWasWritten) {
+  sys::UniqueFd file = memory_file();
+  const sys::UniqueFd second(::dup(file.get()));
+  GuestMemory memory(16 * kMiB, std::move(file));
+  EXPECT_TRUE(memory.private_copy());
+  EXPECT_EQ(memory.populated({0, 4096}), (Ranges{{3, 1}, {600, 1}}));
+  EXPECT_EQ(memory.load<char>(3 * kPageSize), 'A');
+  EXPECT_EQ(memory.load<char>(100 * kPageSize), 0);  // a hole that was looked at stays one
+  EXPECT_EQ(memory.populated({0, 4096}), (Ranges{{3, 1}, {600, 1}}));
+  memory.store<char>(4 * kPageSize, 'C');
+  memory.store<char>(600 * kPageSize, 'D');
+  memory.store<char>(4095 * kPageSize, 'E');
+  EXPECT_EQ(memory.populated({0, 4096}), (Ranges{{3, 2}, {600, 1}, {4095, 1}}));
+  EXPECT_EQ(memory.populated({4, 597}), (Ranges{{4, 1}, {600, 1}}));
+  std::vector<std::byte> page(kPageSize);
+  EXPECT_TRUE(memory.peek(600, page));
+  EXPECT_EQ(page[0], std::byte{'D'});
+  EXPECT_GE(memory.populated_bytes(), 4 * kPageSize);
+  EXPECT_LE(memory.populated_bytes(), 16 * kMiB);
+
+  GuestMemory other(16 * kMiB, sys::UniqueFd(::dup(second.get())));  // sees none of it
+  EXPECT_EQ(other.load<char>(600 * kPageSize), 'B');
+  EXPECT_EQ(other.load<char>(4 * kPageSize), 0);
+}
+
+TEST(GuestMemory, WhatIsGivenBackOfAPrivateCopyReadsAsZero) {
+  GuestMemory memory(16 * kMiB, memory_file());
+  memory.store<char>(4 * kPageSize, 'C');
+  memory.punch_hole({3, 2});
+  EXPECT_EQ(memory.load<char>(3 * kPageSize), 0);
+  EXPECT_EQ(memory.load<char>(4 * kPageSize), 0);
+  EXPECT_EQ(memory.load<char>(600 * kPageSize), 'B');
+  memory.punch_hole({512, 1024});
+  EXPECT_EQ(memory.load<char>(600 * kPageSize), 0);
+  memory.store<char>(601 * kPageSize, 'F');
+  const Ranges populated = memory.populated({512, 1024});
+  ASSERT_FALSE(populated.empty());
+  EXPECT_EQ(memory.load<char>(601 * kPageSize), 'F');
+}
+
+TEST(GuestMemory, RefusesAFileOfAnotherSize) {
+  EXPECT_THROW(GuestMemory(32 * kMiB, memory_file()), std::invalid_argument);
+  EXPECT_THROW(GuestMemory(8 * kMiB, memory_file()), std::invalid_argument);
+  EXPECT_THROW(GuestMemory(4096, sys::UniqueFd()), std::system_error);
 }
 
 TEST(GuestMemory, PeeksWithoutPopulating) {
