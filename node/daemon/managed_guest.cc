@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <stdexcept>
 
 #include "node/daemon/json_fields.h"
@@ -56,6 +57,11 @@ json to_json(const Attributes& attributes) {
           {"apart", attributes.apart},
           {"together", attributes.together},
           {"pinned", attributes.pinned}};
+}
+
+std::uint32_t group_number(const std::string& name) {
+  if (name.empty()) return 0;
+  return static_cast<std::uint32_t>(std::hash<std::string>{}(name) | 1);
 }
 
 void ManagedGuest::measure(const json& sample, std::chrono::steady_clock::time_point when,

@@ -27,6 +27,9 @@ struct Attributes {
 Attributes attributes_of(const nlohmann::json& object);
 nlohmann::json to_json(const Attributes& attributes);
 
+/// Groups have names; the balancer compares numbers. 0 is no group.
+std::uint32_t group_number(const std::string& name);
+
 struct ManagedGuest {
   explicit ManagedGuest(GuestProcess its) : process(std::move(its)) {}
 
@@ -41,6 +44,10 @@ struct ManagedGuest {
   std::string reservation;
   std::string from;                                // the node it is to come from
   std::chrono::steady_clock::time_point deadline;  // for its move to begin
+
+  /// Of ours, promised in exchange for the guest of this reservation: nothing else may move it.
+  std::string promised;
+  std::chrono::steady_clock::time_point promise_ends;
 
   // History, seconds of the node's clock; travels with it as ages.
   double last_move = -1e18;

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -59,12 +60,21 @@ class Node {
   nlohmann::json set_mode(std::optional<Mode> mode, std::optional<balancer::Goal> goal);
 
   /// A peer asks for room for a guest that it would move here: {id, address}. Blocks until the
-  /// guest's process listens. Throws Conflict with the reason.
+  /// guest's process listens. Throws Conflict with the reason. With "exchange" a guest of ours is
+  /// promised for it: also {partner, beside}, its description and whether both fit for a while.
   nlohmann::json reserve(const nlohmann::json& request);
-  /// The move was given up. Nothing happens if it has begun or is unknown.
+  /// The move was given up. Nothing happens if it has begun or is unknown. A promise ends.
   void release(const std::string& reservation);
+  /// Moves the guest that was promised for a reservation to an address of the peer. Blocks until
+  /// the move has ended; the guest's report. Throws Conflict when nothing is promised (any more).
+  nlohmann::json give_back(const std::string& reservation, const std::string& address);
 
  private:
+  static constexpr std::chrono::milliseconds kReserveTimeout{25'000};
+  static constexpr std::chrono::milliseconds kReleaseTimeout{3000};
+  static constexpr std::chrono::milliseconds kMoveTimeout =
+      std::chrono::hours(24);  // the engine has its own, per move
+
   struct Move {
     std::string guest, to;
     std::chrono::steady_clock::time_point since;
@@ -84,11 +94,21 @@ class Node {
   void keep(const ManagedGuest& guest) const;
   void forget(const std::string& name);
   void look_after_guests(double now);
-  void settle_reservation(ManagedGuest& guest, double now);
   ManagedGuest& add_guest(const std::string& name, GuestProcess process);
   ManagedGuest* find(const std::string& name);
   std::string last_words(const std::string& name) const;
   std::string log_of(const std::string& name) const;
+
+  // node_places.cc
+  struct PlaceTerms {
+    std::string from;     // the node that asks
+    bool forced = false;  // the threshold of the load is not asked
+    std::string leaving;  // of our guests, goes in exchange: its room counts as free
+  };
+  ManagedGuest admit(const nlohmann::json& description, const PlaceTerms& terms);
+  ManagedGuest& keep_place(ManagedGuest wanted, const PlaceTerms& terms);
+  std::string address_of_place(const std::string& name, const std::string& reservation);
+  void settle_reservation(ManagedGuest& guest, double now);
 
   // node_view.cc
   struct Names {
@@ -102,6 +122,23 @@ class Node {
   nlohmann::json guest_json(const ManagedGuest& guest, double now) const;
   std::uint64_t capability_bits(const std::vector<std::string>& names);
 
+  // node_swap.cc
+  struct Swap;
+  nlohmann::json offers_json(double now) const;
+  std::vector<balancer::GuestView> offers_of(const PeerState& peer, std::uint64_t host, double now,
+                                             Names& names);
+  void check_promise(const std::string& name);
+  nlohmann::json promise(const std::string& name, const std::string& reservation);
+  void look_after_promise(ManagedGuest& guest);
+  void swap_guests(const std::string& guest, const std::string& peer, const std::string& partner,
+                   std::uint64_t record);
+  void reserve_both(Swap& swap);
+  void release_both(const Swap& swap);
+  void send_out(Swap& swap);
+  void fetch_back(Swap& swap);
+  bool has_come(const std::string& name, const std::string& reservation);
+  void conclude_swap(const Swap& swap, std::uint64_t record);
+
   // node_moves.cc
   void balance(double now);
   std::vector<balancer::Decision> consider(balancer::ClusterView& view);
@@ -110,7 +147,18 @@ class Node {
   void carry_out(const balancer::Decision& decision, std::uint64_t record, const Names& names);
   nlohmann::json move_guest(const std::string& guest, const std::string& peer, std::uint64_t record,
                             nlohmann::json settings);
-  void launch_move(const std::string& guest, const std::string& peer, std::uint64_t record);
+  void launch(const std::string& guest, const std::string& peer, std::function<void()> move);
+  /// What a move of a guest begins with; its socket, its description for the peer.
+  struct Leaving {
+    std::string api;
+    nlohmann::json description;
+    double load_before = 0;
+  };
+  Leaving begin_move(const std::string& guest, const std::string& peer);
+  nlohmann::json send(const std::string& api, const nlohmann::json& settings,
+                      std::string& why) const;
+  void end_move(const std::string& guest, bool completed);
+  void conclude_record(std::uint64_t record, const nlohmann::json& outcome, double load_before);
   void judge(double now);
   void run_drain();
   void run_hook(const std::string& command, const std::string& argument) const;

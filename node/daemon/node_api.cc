@@ -84,6 +84,10 @@ constexpr Endpoint kEndpoints[] = {
     {"POST", "/v1/guests", [](Node& node, const json& body) { return ok(node.start(body)); }},
     {"POST", "/v1/moves", start_move},
     {"POST", kReservations, [](Node& node, const json& body) { return ok(node.reserve(body)); }},
+    {"POST", "/v1/exchanges",
+     [](Node& node, const json& body) {
+       return ok(node.give_back(required(body, "reservation"), required(body, "to")));
+     }},
     {"PUT", "/v1/drain", [](Node& node, const json&) { return ok(node.drain()); }},
     {"PUT", "/v1/undrain",
      [](Node& node, const json&) {

@@ -1,4 +1,4 @@
-// Node's guests: started, adopted, measured, reserved for, and forgotten.
+// Node's guests: started, adopted, measured, and forgotten.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,7 +8,6 @@
 #include <fstream>
 #include <sstream>
 
-#include "balancer/rules.h"
 #include "node/control_socket.h"
 #include "node/daemon/json_fields.h"
 #include "node/daemon/node.h"
@@ -25,8 +24,7 @@ namespace {
 
 constexpr milliseconds kGuestAnswers{1000};
 constexpr milliseconds kGuestBoots{120'000};  // its kernel is unpacked on the way
-constexpr milliseconds kGuestListens{20'000};
-constexpr double kHeatHalfLife = 3600;  // seconds
+constexpr double kHeatHalfLife = 3600;        // seconds
 
 json ask_guest(const std::string& api, const char* target) {
   return NodeClient(api, nullptr).request("GET", target, nullptr, kGuestAnswers);
@@ -218,123 +216,6 @@ json Node::start(const json& request) {
   throw std::runtime_error(fmt::format("{} does not answer; its log is {}", name, log_of(name)));
 }
 
-json Node::reserve(const json& request) {
-  const std::string name = text_in(field(request, "guest"), "name").value_or("");
-  if (const std::string why = name_complaint(name); !why.empty()) throw BadRequest(why);
-  const json& description = field(request, "guest");
-  std::string address;
-  std::string id;
-  {
-    const std::lock_guard lock(mutex_);
-    const double now = seconds();
-    if (state_ != State::kOpen && state_ != State::kAsleep) {
-      throw Conflict(config_.name + " is closed to guests");
-    }
-    if (find(name) != nullptr)
-      throw Conflict(fmt::format("a guest called {} is here already", name));
-    if (config_.receive_host.empty()) throw Conflict(config_.name + " listens nowhere");
-    ManagedGuest wanted(GuestProcess::adopt(name, 0));
-    wanted.name = name;
-    wanted.id = next_id_;
-    wanted.attributes = attributes_of(field(description, "attributes"));
-    wanted.cpus =
-        static_cast<unsigned>(std::clamp(number_in(description, "cpus").value_or(1), 1.0, 1024.0));
-    wanted.memory = std::max(0.0, number_in(description, "memory").value_or(0));
-    wanted.demand = std::clamp(number_in(description, "demand").value_or(0), 0.0,
-                               static_cast<double>(wanted.cpus));
-    wanted.load.add(wanted.demand, policy_);
-    // The rules that its own balancer would apply: the peer's view of us may be a second old.
-    const balancer::HostView self = self_view();
-    const balancer::GuestView guest = guest_view(wanted, now, {});
-    if (self.incoming >= policy_.incoming_limit) {
-      throw Conflict(fmt::format("{} is taking in as many guests as it may", config_.name));
-    }
-    if (self.memory_used + wanted.memory > self.memory) {
-      throw Conflict(fmt::format("{} has no memory for it: {:.0f} of {:.0f} MB are taken",
-                                 config_.name, self.memory_used, self.memory));
-    }
-    const bool forced = number_in(request, "forced").value_or(0) != 0;  // a person asked for it
-    if (!balancer::allowed(guest, self)) {
-      throw Conflict(fmt::format("the rules keep it off {}", config_.name));
-    }
-    if (!forced &&
-        !balancer::has_room(balancer::with(self.forecast, guest.forecast), self, policy_)) {
-      throw Conflict(fmt::format("{} would be above its threshold with it", config_.name));
-    }
-    std::error_code none_yet;
-    std::filesystem::remove(log_of(name), none_yet);
-    const std::string console = fmt::format("{}/console/{}.log", config_.directory, name);
-    ManagedGuest& place = add_guest(
-        name, GuestProcess::start(name,
-                                  {"receive", "--listen",
-                                   config_.receive_host.find(':') == std::string::npos
-                                       ? config_.receive_host + ":0"
-                                       : "[" + config_.receive_host + "]:0",
-                                   "--name", name, "--console", "file:" + console, "--api",
-                                   fmt::format("{}/{}.sock", config_.runtime, name)},
-                                  log_of(name)));
-    place.attributes = wanted.attributes;
-    place.cpus = wanted.cpus;
-    place.memory = wanted.memory;
-    place.memory_used =
-        std::clamp(number_in(description, "memory_used").value_or(0), 0.0, wanted.memory);
-    place.demand = wanted.demand;
-    place.load = wanted.load;
-    place.heat = std::clamp(number_in(description, "recent_moves").value_or(0), 0.0, 100.0) + 1;
-    place.last_move = now;
-    const std::string from = text_in(request, "from").value_or("");
-    if (name_complaint(from).empty()) place.left = place.from = from;
-    place.reserved = true;
-    place.state = "reserved";
-    place.reservation = id = fmt::format("{:016x}", random_());
-    place.deadline = Clock::now() + config_.reservation;
-    keep(place);
-  }
-  for (const auto end = Clock::now() + kGuestListens; Clock::now() < end;) {
-    constexpr std::string_view kListening = "listening on ";
-    const std::string words = last_words(name);
-    if (const auto at = words.find(kListening); at != std::string::npos) {
-      return {{"id", id}, {"address", words.substr(at + kListening.size())}};
-    }
-    {
-      const std::lock_guard lock(mutex_);
-      ManagedGuest* guest = find(name);
-      if (guest == nullptr || !guest->process.alive()) {
-        if (guest != nullptr) forget(name);
-        throw Conflict(fmt::format("{} cannot receive it: {}", config_.name, words));
-      }
-    }
-    std::this_thread::sleep_for(milliseconds(10));
-  }
-  release(id);
-  throw Conflict(fmt::format("{} cannot receive it: its process does not listen", config_.name));
-}
-
-void Node::release(const std::string& reservation) {
-  const std::lock_guard lock(mutex_);
-  for (auto& [name, guest] : guests_) {
-    // Once its socket is there the move has begun, and the two processes settle it between them.
-    if (!guest.reserved || guest.reservation != reservation || socket_is_live(guest.api)) continue;
-    guest.process.signal(SIGTERM);
-    return;
-  }
-}
-
-/// A place that is kept: its guest has come, or will not.
-void Node::settle_reservation(ManagedGuest& guest, double now) {
-  if (guest.state == "running") {
-    guest.reserved = false;
-    guest.last_move = last_arrival_ = now;
-    guest.counters = nullptr;
-    keep(guest);
-    fmt::print(stderr, "godwit: node: {} came from {}\n", guest.name, guest.from);
-  } else if (guest.state == "reserved" && Clock::now() > guest.deadline) {
-    ++counters_["reservations_expired"];
-    guest.deadline = Clock::time_point::max();
-    guest.process.signal(SIGTERM);
-  }
-}
-
 void Node::look_after_guests(double now) {
   std::vector<std::pair<std::string, std::string>> list;
   {
@@ -360,6 +241,7 @@ void Node::look_after_guests(double now) {
     if (load.is_object()) guest->measure(load, Clock::now(), policy_);
     guest->migration = field(migration, "active");
     if (guest->reserved) settle_reservation(*guest, now);
+    if (!guest->promised.empty()) look_after_promise(*guest);
     if (!guest->process.alive()) {
       if (!guest->moving)
         fmt::print(stderr, "godwit: node: {} ended: {}\n", name, last_words(name));

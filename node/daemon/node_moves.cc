@@ -24,9 +24,6 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-constexpr milliseconds kReserveTimeout{25'000};
-constexpr milliseconds kReleaseTimeout{3000};
-constexpr milliseconds kMoveTimeout = std::chrono::hours(24);  // the engine has its own, per move
 constexpr double kLeastRelief =
     0.02;  // of a host's load: what evens out less is noise, however cheap
 constexpr double kRecordAgain = 600;  // seconds: an unchanged reason to stay, or advice
@@ -108,6 +105,7 @@ std::uint64_t Node::record(const Decision& decision, const ClusterView& view, co
     last_unchanged_ = nullptr;
   }
   entry["guest"] = guest(decision.guest);
+  if (decision.action == Action::kSwap) entry["partner"] = guest(decision.partner);
   entry["from"] = config_.name;
   entry["to"] = host_name(names.hosts, decision.target);
   entry["benefit"] = decision.benefit;
@@ -168,14 +166,24 @@ void Node::carry_out(const Decision& decision, std::uint64_t id, const Names& na
   }
   const auto guest = names.guests.find(decision.guest);
   if (guest == names.guests.end()) return;
-  launch_move(guest->second, host_name(names.hosts, decision.target), id);
+  const std::string peer = host_name(names.hosts, decision.target);
+  if (decision.action == Action::kSwap) {
+    const auto partner = names.guests.find(decision.partner);
+    if (partner == names.guests.end()) return;
+    launch(guest->second, peer, [this, name = guest->second, peer, other = partner->second, id] {
+      swap_guests(name, peer, other, id);
+    });
+    return;
+  }
+  launch(guest->second, peer,
+         [this, name = guest->second, peer, id] { move_guest(name, peer, id, json::object()); });
 }
 
-void Node::launch_move(const std::string& guest, const std::string& peer, std::uint64_t record) {
+void Node::launch(const std::string& guest, const std::string& peer, std::function<void()> work) {
   Move& move = moves_.emplace_back(Move{guest, peer, Clock::now(), {}, false});
-  move.thread = std::thread([this, &move, guest, peer, record] {
+  move.thread = std::thread([this, &move, guest, peer, work = std::move(work)] {
     try {
-      move_guest(guest, peer, record, json::object());
+      work();
     } catch (const std::exception& error) {
       fmt::print(stderr, "godwit: node: {} does not move to {}: {}\n", guest, peer, error.what());
     }
@@ -185,38 +193,76 @@ void Node::launch_move(const std::string& guest, const std::string& peer, std::u
   });
 }
 
+Node::Leaving Node::begin_move(const std::string& name, const std::string& peer) {
+  const std::lock_guard lock(mutex_);
+  ManagedGuest* guest = find(name);
+  if (guest == nullptr || guest->reserved)
+    throw Conflict(fmt::format("no guest called {} is here", name));
+  if (guest->moving) throw Conflict(fmt::format("{} is on its way already", name));
+  if (!guest->promised.empty())
+    throw Conflict(fmt::format("{} is promised to another node just now", name));
+  guest->moving = true;
+  Leaving leaving{guest->api, guest_json(*guest, seconds()), 0};
+  leaving.description["attributes"] = to_json(guest->attributes);
+  const balancer::HostView self = self_view();
+  leaving.load_before = self.forecast.mean / self.capacity;
+  if (guest->last_move > seconds() - kUndone && guest->left == peer) ++counters_["moves_undone"];
+  return leaving;
+}
+
+/// The guest's own move: its report, or null and why there is none. Blocks.
+json Node::send(const std::string& api, const json& settings, std::string& why) const {
+  json report;
+  try {
+    report = NodeClient(api, nullptr).request("POST", "/v1/migrate", settings, kMoveTimeout);
+    why = text_in(report, "reason").value_or("");
+  } catch (const ClientError& error) {
+    why = error.what();
+  }
+  return report;
+}
+
+/// Under the lock.
+void Node::end_move(const std::string& name, bool completed) {
+  ++counters_[completed ? "moves_completed" : "moves_failed"];
+  ManagedGuest* guest = find(name);
+  if (guest == nullptr) return;
+  if (completed) {
+    guest->gone = true;
+    return;
+  }
+  guest->moving = false;
+  guest->last_move = seconds();  // not the same again at once
+  keep(*guest);
+}
+
+/// Under the lock.
+void Node::conclude_record(std::uint64_t record, const json& outcome, double load_before) {
+  const double now = seconds();
+  records_.conclude(record, outcome);
+  const std::string status = text_in(outcome, "status").value_or("");
+  if (status == "completed" || status == "half") {
+    verdicts_.push_back({record, now + kSettled, load_before});
+  }
+  // The peer's view of itself, and ours of it, are stale now.
+  std::uniform_real_distribution<double> jitter(1, 3);
+  const double interval = std::chrono::duration<double>(config_.interval).count();
+  quiet_until_ = now + interval * jitter(random_);
+}
+
 /// Reserves at the peer, moves, and sees to it that the reservation does not outlive the attempt.
 json Node::move_guest(const std::string& name, const std::string& peer, std::uint64_t record,
                       json settings) {
-  json description;
-  std::string api;
-  double load_before = 0;
-  {
-    const std::lock_guard lock(mutex_);
-    ManagedGuest* guest = find(name);
-    if (guest == nullptr || guest->reserved)
-      throw Conflict(fmt::format("no guest called {} is here", name));
-    if (guest->moving) throw Conflict(fmt::format("{} is on its way already", name));
-    guest->moving = true;
-    api = guest->api;
-    description = guest_json(*guest, seconds());
-    description["attributes"] = to_json(guest->attributes);
-    const balancer::HostView self = self_view();
-    load_before = self.forecast.mean / self.capacity;
-    if (guest->last_move > seconds() - kUndone && guest->left == peer) ++counters_["moves_undone"];
-  }
+  const Leaving leaving = begin_move(name, peer);
   json report;
   std::string why;
   try {
     const json place = peers_.request(
         peer, "POST", "/v1/reservations",
-        {{"guest", description}, {"from", config_.name}, {"forced", record == 0}}, kReserveTimeout);
-    try {
-      settings["to"] = text_in(place, "address").value_or("");
-      report = NodeClient(api, nullptr).request("POST", "/v1/migrate", settings, kMoveTimeout);
-    } catch (const ClientError& error) {
-      why = error.what();
-    }
+        {{"guest", leaving.description}, {"from", config_.name}, {"forced", record == 0}},
+        kReserveTimeout);
+    settings["to"] = text_in(place, "address").value_or("");
+    report = send(leaving.api, settings, why);
     if (text_in(report, "status") != "completed") {
       const std::string target = "/v1/reservations/" + text_in(place, "id").value_or("");
       peers_.request(peer, "DELETE", target, nullptr, kReleaseTimeout);
@@ -225,27 +271,13 @@ json Node::move_guest(const std::string& name, const std::string& peer, std::uin
     if (why.empty()) why = error.what();
   }
   const bool completed = text_in(report, "status") == "completed";
-  if (why.empty()) why = text_in(report, "reason").value_or("");
   const std::lock_guard lock(mutex_);
-  const double now = seconds();
-  ++counters_[completed ? "moves_completed" : "moves_failed"];
-  if (ManagedGuest* guest = find(name); guest != nullptr && !completed) {
-    guest->moving = false;
-    guest->last_move = now;  // not the same again at once
-    keep(*guest);
-  } else if (guest != nullptr) {
-    guest->gone = true;
-  }
+  end_move(name, completed);
   if (record != 0) {
     json outcome{{"status", text_in(report, "status").value_or("failed")}, {"reason", why}};
     for (const char* key : {"total_ms", "downtime_ms", "transport"})
       outcome[key] = field(report, key);
-    records_.conclude(record, outcome);
-    if (completed) verdicts_.push_back({record, now + kSettled, load_before});
-    // The peer's view of itself, and ours of it, are stale now.
-    std::uniform_real_distribution<double> jitter(1, 3);
-    const double interval = std::chrono::duration<double>(config_.interval).count();
-    quiet_until_ = now + interval * jitter(random_);
+    conclude_record(record, outcome, leaving.load_before);
   }
   if (!completed && report.is_null()) throw Conflict(why);
   report["peer"] = peer;

@@ -1,7 +1,6 @@
 // What Node knows, as the balancer's plain numbers and as JSON for peers and people.
 #include <algorithm>
 #include <cmath>
-#include <functional>
 
 #include "balancer/rules.h"
 #include "node/daemon/json_fields.h"
@@ -23,24 +22,19 @@ constexpr double kMaxCores = 65536;
 constexpr double kMipsPerCore = 2500;
 constexpr std::size_t kDecisionsShown = 20;
 
-/// Groups have names; the balancer compares numbers. 0 is no group.
-std::uint32_t group_number(const std::string& name) {
-  if (name.empty()) return 0;
-  return static_cast<std::uint32_t>(std::hash<std::string>{}(name) | 1);
-}
-
 Forecast in_mips(const Forecast& cores) {
   return {cores.mean * kMipsPerCore, cores.variance * kMipsPerCore * kMipsPerCore};
-}
-
-void to_mips(HostView& host) {
-  for (double* cpu : {&host.capacity, &host.core, &host.demand}) *cpu *= kMipsPerCore;
-  host.forecast = in_mips(host.forecast);
 }
 
 void to_mips(GuestView& guest) {
   for (double* cpu : {&guest.demand, &guest.most}) *cpu *= kMipsPerCore;
   guest.forecast = in_mips(guest.forecast);
+}
+
+void to_mips(HostView& host) {
+  for (double* cpu : {&host.capacity, &host.core, &host.demand}) *cpu *= kMipsPerCore;
+  host.forecast = in_mips(host.forecast);
+  for (GuestView& offer : host.offers) to_mips(offer);
 }
 
 json age(double then, double now) {
@@ -109,7 +103,7 @@ GuestView Node::guest_view(const ManagedGuest& guest, double now, const Names& n
   view.keep_apart = group_number(guest.attributes.apart);
   view.keep_together = group_number(guest.attributes.together);
   view.pinned = guest.attributes.pinned || guest.state != "running";
-  view.moving = guest.moving || guest.reserved;
+  view.moving = guest.moving || guest.reserved || !guest.promised.empty();
   view.last_move = std::min(guest.last_move, now);
   view.recent_moves = static_cast<std::uint32_t>(std::lround(std::min(guest.heat, 64.0)));
   const auto left = std::find(names.hosts.begin(), names.hosts.end(), guest.left);
@@ -189,6 +183,7 @@ ClusterView Node::cluster_view(double now, Names& names) {
   for (const std::size_t i : chosen) {
     view.peers.push_back(peer_view(peers[i], i + 1, now,
                                    [this](const auto& list) { return capability_bits(list); }));
+    view.peers.back().offers = offers_of(peers[i], i + 1, now, names);
   }
   to_mips(view.self);
   for (GuestView& guest : view.guests) to_mips(guest);
@@ -215,6 +210,7 @@ json Node::host_json() {
           {"guests", self.guests},
           {"capabilities", config_.capabilities},
           {"apart", apart},
+          {"offers", offers_json(now)},
           {"incoming", self.incoming},
           {"outgoing", self.outgoing},
           {"hot", hot_},

@@ -313,6 +313,87 @@ class NodeTest(NodeCase):
         time.sleep(3 * HOLD)
         self.assertEqual(len([g for g in c.guests().values() if g["state"] == "running"]), 1)
 
+    def swap_case(self, partner="idle.elf", append="", **of_a):
+        """a is hot, nothing of it fits b: its memory is full. One of b's guests could come to a in exchange."""
+        a, b = self.cluster("ab", a={"mode": "off", **of_a}, b={"memory": "64M"})
+        for name in ("i1", "i2"):
+            b.boot(name, kernel=partner, append=append)
+        a.boot("g1")
+        a.boot("g2")
+        self.eventually(lambda: len(a.get()["peers"]) and all(g["state"] == "running" for g in b.guests().values()), 5)
+        return a, b
+
+    def test_where_nothing_fits_alone_two_guests_are_swapped(self):
+        a, b = self.swap_case()
+        a.run("mode", "automatic")
+        self.eventually(lambda: a.moves() and a.moves()[0].get("outcome"), 30, lambda: a.run("explain").stdout)
+        swap = a.moves()[0]
+        self.assertEqual((swap["action"], swap["outcome"]["status"]), ("swap", "completed"), swap)
+        self.eventually(lambda: set(a.guests()) | set(b.guests()) == {"g1", "g2", "i1", "i2"}, 5)
+        self.assertEqual({swap["guest"], *(set(a.guests()) - {swap["partner"]})}, {"g1", "g2"})
+        self.assertEqual((len(a.guests()), len(b.guests())), (2, 2))
+        self.assertEqual((a.guests()[swap["partner"]]["left"], b.guests()[swap["guest"]]["left"]), ("b", "a"))
+        self.assertIn(f"swap guest {swap['guest']} against guest {swap['partner']}", a.run("explain").stdout)
+        self.assertEqual([n.get()["host"]["incoming"] for n in (a, b)], [0, 0])
+        time.sleep(2)
+        self.assertEqual(len(a.moves()), 1, "it was swapped again")
+
+    def test_a_swap_for_the_sake_of_the_cpu_alone(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"cpus": 1.2})
+        b.boot("small", append="mib=4 rate=3 tick=200")
+        a.boot("heavy", "--pin")
+        a.boot("light")
+        time.sleep(HOLD)  # b has to know what small takes
+        a.run("mode", "automatic")
+        self.eventually(lambda: set(a.guests()) == {"heavy", "small"} and set(b.guests()) == {"light"}, 30, lambda: a.run("explain").stdout)
+        self.assertEqual([m["action"] for m in a.moves()], ["swap"])
+
+    def test_a_peer_that_offers_nonsense_gets_no_guest(self):
+        offers = [7, {"name": "../x"}, {"name": "x1", "memory": -1}, {"name": "x2", "memory": 1e300}, {"name": "g1"},
+                  {"name": "x3", "cpus": 1, "demand": 0, "forecast": {"mean": 0, "variance": 0}, "memory": 8, "dirty_rate": 0, "needs": 7, "apart": []},
+                  {"name": "x4", "cpus": 1, "demand": 0, "forecast": {"mean": 0, "variance": 0}, "memory": 32, "dirty_rate": 0}]
+        host = {"capacity": 2, "memory": 64, "memory_used": 64, "link": 1250, "demand": 0, "forecast": {"mean": 0, "variance": 0}, "guests": 2,
+                "incoming": 0, "outgoing": 0, "offers": offers}
+        a = self.with_liar({"name": "z", "protocol": 1, "state": "open", "host": host})
+        a.boot("g1")
+        a.boot("g2")
+        self.eventually(lambda: a.moves() and a.moves()[0].get("outcome"), 20, lambda: a.run("explain").stdout)
+        self.assertEqual((a.moves()[0]["partner"], a.moves()[0]["outcome"]["status"]), ("x4", "failed"))
+        self.assertEqual(set(a.guests()), {"g1", "g2"})
+
+    def test_a_swap_of_which_one_leg_is_refused_moves_nothing(self):
+        a, b = self.swap_case(receive_host="192.0.2.1")  # no address of this machine: nobody can come to a
+        a.run("mode", "automatic")
+        self.eventually(lambda: a.moves() and a.moves()[0].get("outcome"), 30, lambda: a.run("explain").stdout)
+        outcome = a.moves()[0]["outcome"]
+        self.assertEqual(outcome["status"], "failed")
+        self.assertIn("cannot receive it", outcome["reason"])
+        self.eventually(lambda: (set(a.guests()), set(b.guests())) == ({"g1", "g2"}, {"i1", "i2"}), 10)
+        self.assertEqual([n.get()["counters"]["moves_completed"] for n in (a, b)], [0, 0])
+        self.assertEqual(b.run("migrate", a.moves()[0]["partner"], "--to", "a").returncode, 1)
+        self.assertNotIn("promised", b.run("migrate", a.moves()[0]["partner"], "--to", "a").stderr, "the promise is kept for ever")
+
+    def test_a_swap_whose_second_leg_fails_says_so(self):
+        a, b = self.swap_case(partner="pattern.elf", append="mib=24 rate=1 tick=200")
+        place = threading.Thread(target=self.kill_place, args=(b,), daemon=True)
+        place.start()
+        a.run("mode", "automatic")
+        self.eventually(lambda: a.moves() and a.moves()[0].get("outcome"), 30, lambda: a.run("explain").stdout)
+        swap = a.moves()[0]
+        self.assertEqual((swap["action"], swap["outcome"]["status"]), ("swap", "half"), swap)
+        self.assertIn(f"{swap['partner']} came from b, {swap['guest']} did not go", swap["outcome"]["reason"])
+        self.eventually(lambda: set(a.guests()) == {"g1", "g2", swap["partner"]} and len(b.guests()) == 1, 5)
+        self.assertEqual({g["state"] for n in (a, b) for g in n.guests().values()}, {"running"})
+        self.assertEqual([(n.get()["counters"]["moves_completed"], n.get()["counters"]["moves_failed"]) for n in (a, b)], [(0, 1), (1, 0)])
+
+    def kill_place(self, node):
+        """Ends the process that waits for a guest, once a guest of the node is on its way."""
+        while True:
+            guests = node.guests()
+            waiting = [g for g in guests.values() if g["state"] == "reserved"]
+            if waiting and any(g["state"] == "migrating" for g in guests.values()):
+                return os.kill(waiting[0]["pid"], signal.SIGKILL)
+
     def slow_move(self, a, b):
         """A move of two seconds or so, under way."""
         a.boot("g1", append="mib=16 rate=1 tick=50", memory="64M")
