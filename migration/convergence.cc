@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace godwit::migration {
 
 namespace {
@@ -14,10 +16,38 @@ bool another_round_pays(const RoundFacts& facts, double sending_ms) {
          sending_ms <= facts.last_round_ms / 4;
 }
 
+constexpr double kStalled = 0.8;  // pages dirtied for a page sent: the next round is as long
+constexpr unsigned kThrottleStep = 20;
+
+double dirtied_per_sent(const Round& round) {
+  return static_cast<double>(round.dirty_pages) /
+         static_cast<double>(std::max<std::uint64_t>(round.pages, 1));
+}
+
+unsigned next_throttle(const RoundFacts& facts) {
+  if (facts.max_throttle == 0 || will_converge(facts)) return facts.throttled;
+  return std::min(facts.throttled + kThrottleStep, facts.max_throttle);
+}
+
 }  // namespace
+
+bool will_converge(const RoundFacts& facts) {
+  const std::size_t count = facts.rounds.size();
+  if (count < 2 || facts.bytes_per_ms <= 0) return true;  // one sample is no curve
+  const double ratio = std::min(dirtied_per_sent(facts.rounds[count - 1]),
+                                dirtied_per_sent(facts.rounds[count - 2]));
+  if (ratio >= kStalled) return false;
+  if (facts.timeout_ms <= 0) return true;
+  // Rounds that shrink by `ratio` make a geometric series, which ends where one fits the limit.
+  const double limit_ms = std::max(facts.downtime_limit_ms - facts.fixed_ms, 1.0);
+  const double first_ms = static_cast<double>(facts.dirty_bytes) / facts.bytes_per_ms;
+  const double all_ms = std::max(0.0, (first_ms - limit_ms * ratio) / (1 - ratio));
+  return facts.elapsed_ms + all_ms <= facts.timeout_ms;
+}
 
 Verdict decide(const RoundFacts& facts) {
   Verdict verdict;
+  verdict.throttle = facts.throttled;
   const double sending_ms = facts.dirty_bytes == 0 ? 0
                             : facts.bytes_per_ms > 0
                                 ? static_cast<double>(facts.dirty_bytes) / facts.bytes_per_ms
@@ -33,8 +63,10 @@ Verdict decide(const RoundFacts& facts) {
     verdict.why = fmt::format(
         "the guest dirties its memory too fast: after {:.0f} s the downtime would be {:.0f} ms, "
         "the limit is "
-        "{:.0f} ms; raise --downtime-limit or --timeout, or make the guest calmer",
+        "{:.0f} ms; raise --downtime-limit, --timeout or --throttle, or make the guest calmer",
         facts.elapsed_ms / 1000, verdict.predicted_downtime_ms, facts.downtime_limit_ms);
+  } else {
+    verdict.throttle = next_throttle(facts);
   }
   return verdict;
 }

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
+
+#include "migration/report.h"
 
 namespace godwit::migration {
 
@@ -12,20 +15,31 @@ struct RoundFacts {
   double bytes_per_ms = 0;        // measured over the rounds so far
   double fixed_ms = 0;            // of the switch-over beside sending: pause, state, resume
   double downtime_limit_ms = 0;
-  double last_round_ms = 0;  // in which dirty_bytes were dirtied
-  double elapsed_ms = 0;     // since the move began
-  double timeout_ms = 0;     // 0: none
+  double last_round_ms = 0;            // in which dirty_bytes were dirtied
+  double elapsed_ms = 0;               // since the move began
+  double timeout_ms = 0;               // 0: none
+  std::span<const Round> rounds = {};  // so far; the last one's dirty_pages are known, too
+  unsigned throttled = 0;              // percent of the vCPUs' time that is taken now
+  unsigned max_throttle = 0;           // percent; 0: not wanted
 };
 
 struct Verdict {
   enum class Action { kGoOn, kSwitchOver, kGiveUp } action = Action::kGoOn;
   double predicted_downtime_ms = 0;
-  std::string why;  // for kGiveUp: one line for the user
+  unsigned throttle = 0;  // percent of the vCPUs' time to take from now on
+  std::string why;        // for kGiveUp: one line for the user
 };
 
 /// Switches over once the predicted downtime fits the limit and another round would not pay. One
 /// pays that costs next to nothing beside the move so far (a tenth) and sends most (three quarters)
 /// of what would else be sent while the guest stands still.
+///
+/// Where it goes on and will not converge, the vCPUs are throttled harder, a step a round.
 Verdict decide(const RoundFacts& facts);
+
+/// False once the rounds stop getting shorter: in each of the last two nearly as much was dirtied
+/// as was sent, or, at the rate at which they shrink, the limit would not be reached before the
+/// timeout.
+bool will_converge(const RoundFacts& facts);
 
 }  // namespace godwit::migration

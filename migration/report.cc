@@ -43,6 +43,7 @@ json to_json(const Report& report) {
         {"zero", report.pages.zero},
         {"hole", report.pages.hole},
         {"resent", report.pages.resent}}},
+      {"throttle", {{"percent", report.throttle_percent}, {"ms", report.throttle_ms}}},
       {"bytes", {{"ram", report.ram_bytes}, {"state", report.state_bytes}}},
       {"throughput_mbps", report.throughput_mbps()},
       {"cpu_ms", {{"source", report.cpu_source_ms}, {"destination", report.cpu_destination_ms}}}};
@@ -55,6 +56,9 @@ json to_json(const Progress& progress) {
           {"remaining_bytes", progress.remaining_bytes},
           {"total_bytes", progress.total_bytes},
           {"throughput_mbps", progress.throughput_mbps},
+          {"dirty_mbps", progress.dirty_mbps},
+          {"throttle_percent", progress.throttle_percent},
+          {"predicted_downtime_ms", progress.predicted_downtime_ms},
           {"elapsed_ms", progress.elapsed_ms}};
 }
 

@@ -35,6 +35,8 @@ struct Report {
     std::uint64_t hole = 0;    // never touched by the guest
     std::uint64_t resent = 0;  // of `sent`: not for the first time
   } pages;
+  unsigned throttle_percent = 0;  // the most that was taken of the vCPUs' time
+  double throttle_ms = 0;         // how long it was throttled at all
   std::uint64_t ram_bytes = 0;
   std::uint64_t state_bytes = 0;
   double cpu_source_ms = 0;  // of the source's process less its vCPUs, while moving
@@ -50,6 +52,9 @@ struct Progress {
   std::uint64_t remaining_bytes = 0;
   std::uint64_t total_bytes = 0;  // of guest RAM that holds data
   double throughput_mbps = 0;
+  double dirty_mbps = 0;          // in the last round
+  unsigned throttle_percent = 0;  // of the vCPUs' time that is taken now
+  double predicted_downtime_ms = 0;
   double elapsed_ms = 0;
 };
 

@@ -52,7 +52,10 @@ class Cancelled : public std::runtime_error {
 }  // namespace
 
 Source::Source(vmm::Machine& machine, SourceOptions options)
-    : machine_(machine), options_(std::move(options)), sent_(machine.memory().pages()) {
+    : machine_(machine),
+      options_(std::move(options)),
+      sent_(machine.memory().pages()),
+      throttle_(machine) {
   progress_.phase = "connecting";
 }
 
@@ -70,6 +73,8 @@ Source::End Source::run() {
     if (cancelled) report_.reason = "cancelled";
     if (!committed_) roll_back();
   }
+  report_.throttle_percent = throttle_.most();
+  report_.throttle_ms = throttle_.ms();
   report_.cpu_source_ms = std::max(0.0, own_cpu_ms(machine_) - cpu_before);
   report_.total_ms = elapsed_ms();
   // What is left of the guest here is only to be given back, which is no reason to hold up others.
@@ -163,17 +168,10 @@ void Source::copy_ram() {
     pending.clear();
     log.collect(pending);  // at first all of RAM
     if (!report_.rounds.empty()) {
-      report_.rounds.back().dirty_pages = pending.count();
-      const Verdict verdict = decide(
-          {.dirty_bytes = pending.count() * kPageSize,
-           .bytes_per_ms = sent_ms_ > 0 ? static_cast<double>(report_.ram_bytes) / sent_ms_ : 0,
-           .fixed_ms = kAssumedFixedMs,
-           .downtime_limit_ms = options_.downtime_limit_ms,
-           .last_round_ms = report_.rounds.back().ms,
-           .elapsed_ms = elapsed_ms(),
-           .timeout_ms = options_.timeout_ms});
+      const Verdict verdict = judge(pending.count());
       if (verdict.action == Verdict::Action::kGiveUp) throw ChannelError(verdict.why);
       if (verdict.action == Verdict::Action::kSwitchOver) return;
+      throttle_.set(verdict.throttle);
     }
     const auto start = Clock::now();
     const std::uint64_t pages = send_pass(pending);
@@ -182,6 +180,29 @@ void Source::copy_ram() {
     sent_ms_ += ms;
     report_.rounds.push_back({pages, pages * kPageSize, ms, 0});
   }
+}
+
+// What to do at the end of a round, by all that is known of the rounds so far.
+Verdict Source::judge(std::uint64_t dirty_pages) {
+  Round& last = report_.rounds.back();
+  last.dirty_pages = dirty_pages;
+  Verdict verdict =
+      decide({.dirty_bytes = dirty_pages * kPageSize,
+              .bytes_per_ms = sent_ms_ > 0 ? static_cast<double>(report_.ram_bytes) / sent_ms_ : 0,
+              .fixed_ms = kAssumedFixedMs,
+              .downtime_limit_ms = options_.downtime_limit_ms,
+              .last_round_ms = last.ms,
+              .elapsed_ms = elapsed_ms(),
+              .timeout_ms = options_.timeout_ms,
+              .rounds = report_.rounds,
+              .throttled = throttle_.percent(),
+              .max_throttle = options_.max_throttle});
+  const std::lock_guard lock(mutex_);
+  progress_.dirty_mbps =
+      last.ms > 0 ? static_cast<double>(dirty_pages * kPageSize) * 8 / 1000 / last.ms : 0;
+  progress_.predicted_downtime_ms = verdict.predicted_downtime_ms;
+  progress_.throttle_percent = verdict.throttle;
+  return verdict;
 }
 
 // Sends the pending pages, chunk by chunk; re-protects a chunk *before* reading it, so that what is
@@ -263,6 +284,7 @@ void Source::switch_over() {
   const auto pause_start = Clock::now();
   wire_->set_patience(kPausedPatience);
   paused_ = true;
+  throttle_.set(0);
   machine_.pause();
   disks_unlocked_ = true;
   machine_.unlock_disks();
@@ -341,6 +363,7 @@ Message Source::expect(MessageKind kind, int timeout_ms) {
 // The guest goes on here as if nothing had been; the destination learns of it, or sees the
 // connection end.
 void Source::roll_back() noexcept {
+  throttle_.set(0);
   try {
     if (disks_unlocked_) machine_.lock_disks();
     if (paused_) machine_.resume();

@@ -14,6 +14,7 @@
 #include "migration/convergence.h"
 #include "migration/protocol.h"
 #include "migration/report.h"
+#include "migration/throttle.h"
 #include "migration/wire.h"
 #include "vmm/machine.h"
 
@@ -27,6 +28,7 @@ struct SourceOptions {
   double downtime_limit_ms = 50;
   std::uint64_t max_bandwidth = 0;  // bits a second; 0: no limit
   double timeout_ms = 60000;        // of the whole move; 0: none
+  unsigned max_throttle = 0;        // percent of the vCPUs' time, up to kMaxThrottle; 0: none
 };
 
 class Source {
@@ -56,6 +58,7 @@ class Source {
   void connect();
   void choose_transport(Wire& wire);
   void copy_ram();
+  Verdict judge(std::uint64_t dirty_pages);
   std::uint64_t send_pass(const memory::PageBitmap& pending);
   void send_chunk(std::span<const memory::PageRange> ranges);
   void pace(std::uint64_t bytes);
@@ -75,6 +78,7 @@ class Source {
 
   std::unique_ptr<Wire> wire_;
   std::unique_ptr<Channel> channel_;
+  Throttle throttle_;
   bool paused_ = false;
   bool disks_unlocked_ = false;
   bool committed_ = false;

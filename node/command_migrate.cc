@@ -192,6 +192,9 @@ int migrate_command(const Words& words) {
       .value("transport", "auto|rdma|tcp", "auto: RDMA if both ends reach each other by it", "auto")
       .value("downtime-limit", "TIME", "stop the guest once this suffices for the rest", "50ms")
       .value("max-bandwidth", "RATE", "at most that much, such as 1Gbit; 0: no limit", "0")
+      .value("throttle", "PERCENT",
+             "when the move does not converge, slow the guest down by up to that much, 0 to 95",
+             "0")
       .value("timeout", "TIME", "give the move up after that long; 0: never", "60s")
       .value("node", "SOCKET", "of the node that knows PEER, instead of the one of this host")
       .flag("json", "print the report as JSON")
@@ -211,7 +214,8 @@ int migrate_command(const Words& words) {
   json body{{"transport", transport},
             {"downtime_limit_ms", options.time_ns("downtime-limit") / 1'000'000},
             {"max_bandwidth", options.rate("max-bandwidth")},
-            {"timeout_ms", options.time_ns("timeout") / 1'000'000}};
+            {"timeout_ms", options.time_ns("timeout") / 1'000'000},
+            {"throttle_percent", options.count("throttle", 0, 95)}};
   const NodeClient node(
       options.has("node") ? options.text("node") : runtime_directory() + "/node.api", nullptr);
   const ControlClient client(to_peer ? guest_of(node, options.text("NAME")) : options.text("NAME"));

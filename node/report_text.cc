@@ -52,9 +52,19 @@ std::string progress_text(const json& progress) {
   if (!progress.is_object()) return "-";
   const std::string phase = word(progress, "phase");
   if (phase != "rounds") return phase.empty() ? "moving" : phase;
-  return fmt::format("round {}, {} left, {}", whole(progress, "round"),
-                     format_size(whole(progress, "remaining_bytes")),
-                     format_rate(number(progress, "throughput_mbps") * 1e6));
+  std::string text = fmt::format("round {}, {} left, {}", whole(progress, "round"),
+                                 format_size(whole(progress, "remaining_bytes")),
+                                 format_rate(number(progress, "throughput_mbps") * 1e6));
+  if (const double dirty = number(progress, "dirty_mbps"); dirty > 0) {
+    text += fmt::format(", dirties {}", format_rate(dirty * 1e6));
+  }
+  if (const std::uint64_t percent = whole(progress, "throttle_percent"); percent > 0) {
+    text += fmt::format(", throttled {} %", percent);
+  }
+  if (const double downtime = number(progress, "predicted_downtime_ms"); downtime > 0) {
+    text += fmt::format(", would stop for {}", format_time_ms(downtime));
+  }
+  return text;
 }
 
 std::string progress_bar(const json& progress, unsigned columns) {
@@ -93,6 +103,11 @@ std::string report_text(const json& report) {
   text += fmt::format("  pages      {} sent, {} of them again; {} zero, {} never touched\n",
                       whole(pages, "sent"), whole(pages, "resent"), whole(pages, "zero"),
                       whole(pages, "hole"));
+  const json throttle = part(report, "throttle");
+  if (const std::uint64_t percent = whole(throttle, "percent"); percent > 0) {
+    text += fmt::format("  throttle   by up to {} %, for {}\n", percent,
+                        format_time_ms(number(throttle, "ms")));
+  }
   const json cpu = part(report, "cpu_ms");
   text += fmt::format("  CPU        {} here, {} there\n", format_time_ms(number(cpu, "source")),
                       format_time_ms(number(cpu, "destination")));

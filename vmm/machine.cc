@@ -204,7 +204,7 @@ Shape Machine::Parts::shape() const {
 }
 
 void Machine::Parts::require_paused(const char* what) const {
-  if (control.goal() == RunControl::Goal::kRun) {
+  if (control.running()) {
     throw std::logic_error(fmt::format("{} needs a paused machine", what));
   }
 }
@@ -277,7 +277,11 @@ bool Machine::pre_fault(memory::PageRange range) {
   return true;
 }
 
-bool Machine::running() const { return parts_->control.goal() == RunControl::Goal::kRun; }
+bool Machine::running() const { return parts_->control.running(); }
+
+void Machine::hold(bool on) {
+  if (parts_->control.hold(on) && on) parts_->kick_all();
+}
 
 std::vector<std::byte> Machine::save() {
   Parts& p = *parts_;

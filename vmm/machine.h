@@ -76,6 +76,9 @@ class Machine {
   /// Stops all vCPUs and quiesces the devices; on return nothing of this machine touches its RAM.
   void pause();
   bool running() const;
+  /// While the machine runs: its vCPUs stand still, and its devices go on, until hold(false),
+  /// pause() or resume(). Nothing on a machine that is paused or over. Any thread.
+  void hold(bool on);
 
   /// All state but RAM; only while paused.
   std::vector<std::byte> save();

@@ -50,14 +50,32 @@ void RunControl::set_goal(Goal goal) {
 
 void RunControl::stop_running() {
   const std::lock_guard lock(mutex_);
-  if (goal_.load() == Goal::kRun) goal_.store(Goal::kPark, std::memory_order_release);
+  const Goal goal = goal_.load();
+  if (goal == Goal::kRun || goal == Goal::kHold) {
+    goal_.store(Goal::kPark, std::memory_order_release);
+  }
+}
+
+bool RunControl::hold(bool on) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (goal_.load() != (on ? Goal::kRun : Goal::kHold)) return false;
+    goal_.store(on ? Goal::kHold : Goal::kRun, std::memory_order_release);
+  }
+  changed_.notify_all();
+  return true;
+}
+
+bool RunControl::running() const {
+  const Goal now = goal();
+  return now == Goal::kRun || now == Goal::kHold;
 }
 
 RunControl::Goal RunControl::park() {
   std::unique_lock lock(mutex_);
   ++parked_;
   changed_.notify_all();
-  changed_.wait(lock, [this] { return goal_.load() != Goal::kPark; });
+  changed_.wait(lock, [this] { return goal_.load() == Goal::kRun || goal_.load() == Goal::kExit; });
   --parked_;
   return goal_.load();
 }

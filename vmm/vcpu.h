@@ -22,13 +22,17 @@ namespace godwit::vmm {
 /// What all vCPU threads are to do. Any thread.
 class RunControl {
  public:
-  enum class Goal { kPark, kRun, kExit };
+  enum class Goal { kPark, kRun, kHold, kExit };  // kHold: a moment's rest while running
 
   Goal goal() const { return goal_.load(std::memory_order_acquire); }
   void set_goal(Goal goal);
-  /// Replaces kRun with kPark; leaves others alone.
+  /// Replaces kRun and kHold with kPark; leaves others alone.
   void stop_running();
-  /// For vCPU threads: blocks while the goal is kPark, counted as parked.
+  /// Replaces kRun with kHold, or kHold with kRun; leaves others alone. True if it did.
+  bool hold(bool on);
+  /// kRun or kHold.
+  bool running() const;
+  /// For vCPU threads: blocks while the goal is kPark or kHold, counted as parked.
   Goal park();
   /// Blocks until `count` threads are parked.
   void wait_parked(unsigned count);

@@ -62,6 +62,50 @@ TEST(Convergence, GivesUpAtTheTimeoutWithTheNumbers) {
   EXPECT_EQ(decide(now).action, Action::kGoOn);
 }
 
+/// Two rounds, each sending 1000 pages, after which that many were dirty.
+std::vector<Round> rounds_with(std::uint64_t first, std::uint64_t second) {
+  return {{1000, 4'096'000, 40, first}, {1000, 4'096'000, 40, second}};
+}
+
+TEST(Convergence, RoundsThatDoNotShrinkDoNotConverge) {
+  RoundFacts now = facts();
+  const auto stalled = rounds_with(900, 1000);
+  now.rounds = stalled;
+  EXPECT_FALSE(will_converge(now));
+  const auto once = rounds_with(500, 1000);  // one bad round is no curve
+  now.rounds = once;
+  EXPECT_TRUE(will_converge(now));
+  now.rounds = std::span(stalled).last(1);
+  EXPECT_TRUE(will_converge(now));
+}
+
+TEST(Convergence, RoundsThatShrinkTooSlowlyForTheTimeoutDoNotConverge) {
+  RoundFacts now = facts();
+  const auto slow = rounds_with(750, 750);
+  now.rounds = slow;
+  now.dirty_bytes = 2'000'000'000;  // 20 s, and three quarters of that, and so on: 80 s
+  EXPECT_FALSE(will_converge(now));
+  now.timeout_ms = 100'000;
+  EXPECT_TRUE(will_converge(now));
+  now.timeout_ms = 0;
+  EXPECT_TRUE(will_converge(now));
+}
+
+TEST(Convergence, ThrottlesStepByStepOnlyWhereItIsAllowedAndNeeded) {
+  RoundFacts now = facts();
+  const auto stalled = rounds_with(1000, 1000);
+  now.rounds = stalled;
+  EXPECT_EQ(decide(now).throttle, 0u);
+  now.max_throttle = 50;
+  for (const unsigned expected : {20u, 40u, 50u, 50u}) {
+    now.throttled = decide(now).throttle;
+    EXPECT_EQ(now.throttled, expected);
+  }
+  const auto better = rounds_with(1000, 500);
+  now.rounds = better;
+  EXPECT_EQ(decide(now).throttle, 50u) << "it is not released before the end";
+}
+
 TEST(Convergence, AnUnknownRateIsNoReasonToSwitchOver) {
   RoundFacts now = facts();
   now.bytes_per_ms = 0;

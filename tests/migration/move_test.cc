@@ -362,6 +362,28 @@ TEST(Move, AGuestThatCannotConvergeStaysAndSaysWhy) {
   EXPECT_TRUE(console.wait_for("tick ", console.text().size()));
 }
 
+TEST(Move, AGuestThatDirtiesFasterThanTheLinkCarriesMovesOnceItIsThrottled) {
+  Console console;
+  vmm::MachineConfig config = pattern_guest(1);
+  config.command_line = "mib=4 rate=16";
+  vmm::Machine machine(config, console.sink());
+  machine.boot();
+  machine.resume();
+  ASSERT_TRUE(console.wait_for("tick "));
+  SourceOptions options;
+  options.max_bandwidth = 64'000'000;  // 8 MB/s
+  options.downtime_limit_ms = 100;
+  options.max_throttle = kMaxThrottle;
+  options.timeout_ms = 20'000;
+  const Moved moved = move(machine, console.sink(), options);
+  EXPECT_EQ(moved.end, Source::End::kMoved) << moved.report.reason;
+  EXPECT_GE(moved.report.throttle_percent, 20u);
+  EXPECT_GT(moved.report.throttle_ms, 0);
+  ASSERT_NE(moved.machine, nullptr);
+  EXPECT_TRUE(console.wait_for("tick ", console.text().size()));
+  EXPECT_EQ(console.text().find("CORRUPT"), std::string::npos);
+}
+
 TEST(Move, CancelledItGoesOnWhereItWas) {
   Console console;
   vmm::Machine machine(pattern_guest(1), console.sink());
