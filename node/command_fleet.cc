@@ -48,8 +48,9 @@ std::string outcome_text(const json& record) {
   if (!outcome.is_object()) return {};
   std::string text = printable(text_in(outcome, "status").value_or("?"));
   if (const auto ms = number_in(outcome, "total_ms")) {
-    text += fmt::format(" in {:.1f} s (predicted {:.1f} s)", *ms / 1000,
-                        number_in(field(record, "predicted"), "seconds").value_or(0));
+    text += fmt::format(" in {:.1f} s", *ms / 1000);
+    const double predicted = number_in(field(record, "predicted"), "seconds").value_or(0);
+    if (predicted > 0) text += fmt::format(" (predicted {:.1f} s)", predicted);
   }
   if (const auto ms = number_in(outcome, "downtime_ms"))
     text += fmt::format(", paused {:.0f} ms", *ms);

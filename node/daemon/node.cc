@@ -43,6 +43,7 @@ Node::~Node() {
   changed_.notify_all();
   ticker_.join();
   if (drainer_.joinable()) drainer_.join();
+  if (sleeper_.joinable()) sleeper_.join();
   for (Move& move : moves_) move.thread.join();
 }
 
@@ -61,6 +62,7 @@ void Node::tick() {
       look_after_guests(now);
       balance(now);
       judge(now);
+      look_after_sleep(now);
     } catch (const std::exception& error) {
       fmt::print(stderr, "godwit: node: {}\n", error.what());
     }
@@ -103,6 +105,7 @@ json Node::set_mode(std::optional<Mode> mode, std::optional<balancer::Goal> goal
 
 void Node::undrain() {
   const std::lock_guard lock(mutex_);
+  if (state_ == State::kAsleep) get_up("opened by a person");
   state_ = State::kOpen;
   set_closed(false);
   empty_since_ = -1;

@@ -55,7 +55,10 @@ class Node {
   /// Closes this node and moves its guests away, by a plan that fits as a whole or is refused
   /// (Conflict) with nothing changed. Returns once the moves have begun. Blocks for the plan.
   nlohmann::json drain();
+  /// Opens the node; it is awake, too, if it was asleep.
   void undrain();
+  /// A peer needs this node's room. Throws Conflict once it is powering down. Returns {state}.
+  nlohmann::json wake();
   /// Until this process ends; what is empty stays. Returns {mode, goal}.
   nlohmann::json set_mode(std::optional<Mode> mode, std::optional<balancer::Goal> goal);
 
@@ -161,7 +164,28 @@ class Node {
   void conclude_record(std::uint64_t record, const nlohmann::json& outcome, double load_before);
   void judge(double now);
   void run_drain();
-  void run_hook(const std::string& command, const std::string& argument) const;
+
+  // node_sleep.cc
+  struct Sleep {
+    std::uint64_t record = 0;
+    double announced = 0;
+    bool powering_down = false;  // the hook has begun
+    double suspended = 0;        // of the machine, before it
+    std::optional<std::chrono::steady_clock::time_point> hook_ended;
+    double not_before = -1e18;  // after a failure
+  };
+  enum class Word { kUp, kGoingDown, kSilent };
+  bool others_stay_awake() const;
+  bool may_sleep(double now);
+  void look_after_sleep(double now);
+  std::uint64_t record_sleep(double empty);
+  void power_down();
+  void sleep_failed(const std::string& why);
+  void get_up(const std::string& reason);
+  bool wake_peer(const std::string& peer, std::uint64_t record);
+  bool is_open(const std::string& peer) const;
+  Word wake_by_word(const std::string& peer);
+  bool may_wake(const PeerState& peer, double now) const;
 
   void tick();
   void set_closed(bool closed) const;
@@ -189,6 +213,9 @@ class Node {
   double last_arrival_ = -1e18;
   double quiet_until_ = 0;
   double empty_since_ = -1;
+  double last_tick_ = 1e18;
+  Sleep sleep_;
+  std::map<std::string, double> no_wake_before_;  // peers that did not wake
   std::map<std::string, unsigned> capability_bits_;
   nlohmann::json last_unchanged_;  // refusal or advice: the same is not recorded every second
   double last_recorded_ = -1e18;
@@ -196,6 +223,7 @@ class Node {
   std::string drain_trouble_;
   std::mt19937_64 random_{std::random_device{}()};
   std::thread drainer_;
+  std::thread sleeper_;
 
   Peers peers_;
   std::thread ticker_;  // last: uses all of the above

@@ -95,6 +95,7 @@ constexpr Endpoint kEndpoints[] = {
        return done();
      }},
     {"PUT", "/v1/mode", set_mode},
+    {"PUT", "/v1/wake", [](Node& node, const json&) { return ok(node.wake()); }},
     {"GET", "/metrics",
      [](Node& node, const json&) {
        return ApiResponse{200, prometheus_text(node.status()), kMetricsContentType};

@@ -268,6 +268,9 @@ NodeConfig parse_node_config(const std::string& text) {
   read_policy(section, config);
   section.text("sleep_hook", config.sleep_hook);
   section.text("wake_hook", config.wake_hook);
+  section.duration("sleep_after", config.sleep_after);
+  section.duration("hook_timeout", config.hook_timeout);
+  section.duration("wake_timeout", config.wake_timeout);
   section.finish();
 
   if (!config.listen.empty()) {

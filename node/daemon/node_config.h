@@ -42,6 +42,9 @@ struct NodeConfig {
   std::chrono::milliseconds reservation{30'000};   // how long a reserved place waits for its guest
   std::string sleep_hook;                          // run when this node is empty and may power down
   std::string wake_hook;  // run with a sleeping peer's name when it is needed
+  std::chrono::milliseconds sleep_after{60'000};    // empty for that long
+  std::chrono::milliseconds hook_timeout{60'000};   // of either hook
+  std::chrono::milliseconds wake_timeout{300'000};  // until the peer answers
 
   std::string socket() const { return runtime + "/node.api"; }
 };

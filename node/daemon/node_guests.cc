@@ -180,6 +180,7 @@ json Node::start(const json& request) {
   std::string api;
   {
     const std::lock_guard lock(mutex_);
+    if (state_ == State::kAsleep && !sleep_.powering_down) get_up("a guest is started here");
     if (state_ != State::kOpen)
       throw Conflict(config_.name + " is closed: godwit undrain opens it");
     if (find(name) != nullptr)

@@ -1,8 +1,5 @@
 // What Node does about its load: decides, records, moves, judges what came of it, and drains.
 #include <fmt/format.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -29,7 +26,6 @@ constexpr double kLeastRelief =
 constexpr double kRecordAgain = 600;  // seconds: an unchanged reason to stay, or advice
 constexpr double kSettled = 30;       // seconds after a move until its effect is judged
 constexpr double kUndone = 900;       // a guest moved on within that undoes the move before
-constexpr double kEmptyBeforeSleep = 60;
 constexpr int kDrainTries = 3;
 constexpr milliseconds kGuestsKnown{5000};
 
@@ -136,19 +132,10 @@ void Node::balance(double now) {
   for (const Decision& decision : decisions) {
     const std::uint64_t id = record(decision, view, names);
     if (mode_ == Mode::kAutomatic) carry_out(decision, id, names);
-    // One step, then a fresh look: the next round sees what this one changed.
+    // One step, then a fresh look: the next round sees what this one changed. What a woken host is
+    // for is decided once it is awake.
     if (decision.action == Action::kMove || decision.action == Action::kSwap) break;
-  }
-  if (mode_ == Mode::kAutomatic && policy_.goal == balancer::Goal::kConsolidate &&
-      !config_.sleep_hook.empty() && state_ == State::kOpen && guests_.empty()) {
-    if (empty_since_ < 0) empty_since_ = now;
-    if (now - empty_since_ > kEmptyBeforeSleep) {
-      state_ = State::kAsleep;
-      run_hook(config_.sleep_hook, config_.name);
-    }
-  } else if (!guests_.empty()) {
-    empty_since_ = -1;
-    if (state_ == State::kAsleep) state_ = State::kOpen;
+    if (decision.action == Action::kWake && mode_ == Mode::kAutomatic) break;
   }
 }
 
@@ -158,7 +145,8 @@ void Node::carry_out(const Decision& decision, std::uint64_t id, const Names& na
     case Action::kRefuse:
       return;
     case Action::kWake:
-      run_hook(config_.wake_hook, host_name(names.hosts, decision.target));
+      launch("", host_name(names.hosts, decision.target),
+             [this, peer = host_name(names.hosts, decision.target), id] { wake_peer(peer, id); });
       return;
     case Action::kMove:
     case Action::kSwap:
@@ -351,6 +339,7 @@ void Node::run_drain() {
   for (;;) {
     std::string guest;
     std::string target;
+    bool wake = false;
     std::uint64_t id = 0;
     {
       std::unique_lock lock(mutex_);
@@ -366,13 +355,14 @@ void Node::run_drain() {
         if (decision.action == Action::kRefuse && failures == 0) {
           drain_trouble_ = fmt::format("waiting: {}", balancer::name(decision.obstacle));
         }
-        if (decision.action != Action::kMove) continue;
+        wake = decision.action == Action::kWake;
+        if (decision.action != Action::kMove && !wake) continue;
         guest = names.guests[decision.guest];
         target = host_name(names.hosts, decision.target);
         id = record(decision, view, names);
         break;
       }
-      if (guest.empty()) {
+      if (guest.empty() && !wake) {
         changed_.wait_for(lock, config_.interval);
         if (++failures > 100 * kDrainTries) {
           state_ = State::kClosed;
@@ -381,6 +371,10 @@ void Node::run_drain() {
         }
         continue;
       }
+    }
+    if (wake) {
+      wake_peer(target, id);
+      continue;
     }
     try {
       const json report = move_guest(guest, target, id, json::object());
@@ -400,21 +394,6 @@ void Node::run_drain() {
       }
       changed_.wait_for(lock, config_.interval);
     }
-  }
-}
-
-/// Runs `command` by the shell with the argument as $1, and does not wait for it.
-void Node::run_hook(const std::string& command, const std::string& argument) const {
-  if (command.empty()) return;
-  const std::string script = command + " &";
-  std::vector<std::string> words{"sh", "-c", script, "godwit-hook", argument};
-  std::vector<char*> argv;
-  argv.reserve(words.size() + 1);
-  for (std::string& word : words) argv.push_back(word.data());
-  argv.push_back(nullptr);
-  pid_t pid = 0;
-  if (::posix_spawn(&pid, "/bin/sh", nullptr, nullptr, argv.data(), environ) == 0) {
-    ::waitpid(pid, nullptr, 0);
   }
 }
 

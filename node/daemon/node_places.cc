@@ -30,6 +30,9 @@ ManagedGuest Node::admit(const json& description, const PlaceTerms& terms) {
   if (state_ != State::kOpen && state_ != State::kAsleep) {
     throw Conflict(config_.name + " is closed to guests");
   }
+  if (state_ == State::kAsleep && sleep_.powering_down) {
+    throw Conflict(config_.name + " is powering down");
+  }
   if (find(name) != nullptr) throw Conflict(fmt::format("a guest called {} is here already", name));
   if (config_.receive_host.empty()) throw Conflict(config_.name + " listens nowhere");
   ManagedGuest wanted(GuestProcess::adopt(name, 0));

@@ -173,7 +173,8 @@ ClusterView Node::cluster_view(double now, Names& names) {
   }
   std::vector<std::size_t> chosen;
   for (std::size_t i = 0; i < peers.size(); ++i) {
-    if (peers[i].alive || peers[i].asleep) chosen.push_back(i);
+    const bool sleeps = text_in(peers[i].view, "state") == "asleep";
+    if (sleeps ? may_wake(peers[i], now) : peers[i].alive) chosen.push_back(i);
   }
   // A few at random, unless the whole host has to be emptied.
   std::shuffle(chosen.begin(), chosen.end(), random_);
@@ -309,7 +310,7 @@ json Node::status() {
   const std::lock_guard lock(mutex_);
   status["moves"] = json::array();
   for (const Move& move : moves_) {
-    if (move.done) continue;
+    if (move.done || move.guest.empty()) continue;  // the latter wakes a host
     json one{{"guest", move.guest}, {"from", config_.name}, {"to", move.to}};
     if (const ManagedGuest* guest = find(move.guest);
         guest != nullptr && guest->migration.is_object()) {

@@ -40,6 +40,8 @@ class Peers {
 
   /// Of all peers, in the order of the configuration.
   std::vector<PeerState> states() const;
+  /// Every peer that is well has asked this node, as often as this one asks, by then.
+  std::chrono::milliseconds heard_within() const { return 3 * interval_; }
   /// A request to one; blocks. Throws ClientError; std::out_of_range for no peer of ours.
   nlohmann::json request(const std::string& name, const std::string& method,
                          const std::string& target, const nlohmann::json& body,

@@ -313,41 +313,6 @@ class NodeTest(NodeCase):
         time.sleep(3 * HOLD)
         self.assertEqual(len([g for g in c.guests().values() if g["state"] == "running"]), 1)
 
-    def swap_case(self, partner="idle.elf", append="", **of_a):
-        """a is hot, nothing of it fits b: its memory is full. One of b's guests could come to a in exchange."""
-        a, b = self.cluster("ab", a={"mode": "off", **of_a}, b={"memory": "64M"})
-        for name in ("i1", "i2"):
-            b.boot(name, kernel=partner, append=append)
-        a.boot("g1")
-        a.boot("g2")
-        self.eventually(lambda: len(a.get()["peers"]) and all(g["state"] == "running" for g in b.guests().values()), 5)
-        return a, b
-
-    def test_where_nothing_fits_alone_two_guests_are_swapped(self):
-        a, b = self.swap_case()
-        a.run("mode", "automatic")
-        self.eventually(lambda: a.moves() and a.moves()[0].get("outcome"), 30, lambda: a.run("explain").stdout)
-        swap = a.moves()[0]
-        self.assertEqual((swap["action"], swap["outcome"]["status"]), ("swap", "completed"), swap)
-        self.eventually(lambda: set(a.guests()) | set(b.guests()) == {"g1", "g2", "i1", "i2"}, 5)
-        self.assertEqual({swap["guest"], *(set(a.guests()) - {swap["partner"]})}, {"g1", "g2"})
-        self.assertEqual((len(a.guests()), len(b.guests())), (2, 2))
-        self.assertEqual((a.guests()[swap["partner"]]["left"], b.guests()[swap["guest"]]["left"]), ("b", "a"))
-        self.assertIn(f"swap guest {swap['guest']} against guest {swap['partner']}", a.run("explain").stdout)
-        self.assertEqual([n.get()["host"]["incoming"] for n in (a, b)], [0, 0])
-        time.sleep(2)
-        self.assertEqual(len(a.moves()), 1, "it was swapped again")
-
-    def test_a_swap_for_the_sake_of_the_cpu_alone(self):
-        a, b = self.cluster("ab", a={"mode": "off"}, b={"cpus": 1.2})
-        b.boot("small", append="mib=4 rate=3 tick=200")
-        a.boot("heavy", "--pin")
-        a.boot("light")
-        time.sleep(HOLD)  # b has to know what small takes
-        a.run("mode", "automatic")
-        self.eventually(lambda: set(a.guests()) == {"heavy", "small"} and set(b.guests()) == {"light"}, 30, lambda: a.run("explain").stdout)
-        self.assertEqual([m["action"] for m in a.moves()], ["swap"])
-
     def test_a_peer_that_offers_nonsense_gets_no_guest(self):
         offers = [7, {"name": "../x"}, {"name": "x1", "memory": -1}, {"name": "x2", "memory": 1e300}, {"name": "g1"},
                   {"name": "x3", "cpus": 1, "demand": 0, "forecast": {"mean": 0, "variance": 0}, "memory": 8, "dirty_rate": 0, "needs": 7, "apart": []},
@@ -360,39 +325,6 @@ class NodeTest(NodeCase):
         self.eventually(lambda: a.moves() and a.moves()[0].get("outcome"), 20, lambda: a.run("explain").stdout)
         self.assertEqual((a.moves()[0]["partner"], a.moves()[0]["outcome"]["status"]), ("x4", "failed"))
         self.assertEqual(set(a.guests()), {"g1", "g2"})
-
-    def test_a_swap_of_which_one_leg_is_refused_moves_nothing(self):
-        a, b = self.swap_case(receive_host="192.0.2.1")  # no address of this machine: nobody can come to a
-        a.run("mode", "automatic")
-        self.eventually(lambda: a.moves() and a.moves()[0].get("outcome"), 30, lambda: a.run("explain").stdout)
-        outcome = a.moves()[0]["outcome"]
-        self.assertEqual(outcome["status"], "failed")
-        self.assertIn("cannot receive it", outcome["reason"])
-        self.eventually(lambda: (set(a.guests()), set(b.guests())) == ({"g1", "g2"}, {"i1", "i2"}), 10)
-        self.assertEqual([n.get()["counters"]["moves_completed"] for n in (a, b)], [0, 0])
-        self.assertEqual(b.run("migrate", a.moves()[0]["partner"], "--to", "a").returncode, 1)
-        self.assertNotIn("promised", b.run("migrate", a.moves()[0]["partner"], "--to", "a").stderr, "the promise is kept for ever")
-
-    def test_a_swap_whose_second_leg_fails_says_so(self):
-        a, b = self.swap_case(partner="pattern.elf", append="mib=24 rate=1 tick=200")
-        place = threading.Thread(target=self.kill_place, args=(b,), daemon=True)
-        place.start()
-        a.run("mode", "automatic")
-        self.eventually(lambda: a.moves() and a.moves()[0].get("outcome"), 30, lambda: a.run("explain").stdout)
-        swap = a.moves()[0]
-        self.assertEqual((swap["action"], swap["outcome"]["status"]), ("swap", "half"), swap)
-        self.assertIn(f"{swap['partner']} came from b, {swap['guest']} did not go", swap["outcome"]["reason"])
-        self.eventually(lambda: set(a.guests()) == {"g1", "g2", swap["partner"]} and len(b.guests()) == 1, 5)
-        self.assertEqual({g["state"] for n in (a, b) for g in n.guests().values()}, {"running"})
-        self.assertEqual([(n.get()["counters"]["moves_completed"], n.get()["counters"]["moves_failed"]) for n in (a, b)], [(0, 1), (1, 0)])
-
-    def kill_place(self, node):
-        """Ends the process that waits for a guest, once a guest of the node is on its way."""
-        while True:
-            guests = node.guests()
-            waiting = [g for g in guests.values() if g["state"] == "reserved"]
-            if waiting and any(g["state"] == "migrating" for g in guests.values()):
-                return os.kill(waiting[0]["pid"], signal.SIGKILL)
 
     def slow_move(self, a, b):
         """A move of two seconds or so, under way."""
@@ -510,6 +442,147 @@ class NodeTest(NodeCase):
             self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
             self.assertIn(why, done.stderr)
 
+
+class SwapTest(NodeCase):
+    def swap_case(self, partner="idle.elf", append="", **of_a):
+        """a is hot, nothing of it fits b: its memory is full. One of b's guests could come to a in exchange."""
+        a, b = self.cluster("ab", a={"mode": "off", **of_a}, b={"memory": "64M"})
+        for name in ("i1", "i2"):
+            b.boot(name, kernel=partner, append=append)
+        a.boot("g1")
+        a.boot("g2")
+        self.eventually(lambda: len(a.get()["peers"]) and all(g["state"] == "running" for g in b.guests().values()), 5)
+        return a, b
+
+    def test_where_nothing_fits_alone_two_guests_are_swapped(self):
+        a, b = self.swap_case()
+        a.run("mode", "automatic")
+        self.eventually(lambda: a.moves() and a.moves()[0].get("outcome"), 30, lambda: a.run("explain").stdout)
+        swap = a.moves()[0]
+        self.assertEqual((swap["action"], swap["outcome"]["status"]), ("swap", "completed"), swap)
+        self.eventually(lambda: set(a.guests()) | set(b.guests()) == {"g1", "g2", "i1", "i2"}, 5)
+        self.assertEqual({swap["guest"], *(set(a.guests()) - {swap["partner"]})}, {"g1", "g2"})
+        self.assertEqual((len(a.guests()), len(b.guests())), (2, 2))
+        self.assertEqual((a.guests()[swap["partner"]]["left"], b.guests()[swap["guest"]]["left"]), ("b", "a"))
+        self.assertIn(f"swap guest {swap['guest']} against guest {swap['partner']}", a.run("explain").stdout)
+        self.assertEqual([n.get()["host"]["incoming"] for n in (a, b)], [0, 0])
+        time.sleep(2)
+        self.assertEqual(len(a.moves()), 1, "it was swapped again")
+
+    def test_a_swap_for_the_sake_of_the_cpu_alone(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"cpus": 1.2})
+        b.boot("small", append="mib=4 rate=3 tick=200")
+        a.boot("heavy", "--pin")
+        a.boot("light")
+        time.sleep(HOLD)  # b has to know what small takes
+        a.run("mode", "automatic")
+        self.eventually(lambda: set(a.guests()) == {"heavy", "small"} and set(b.guests()) == {"light"}, 30, lambda: a.run("explain").stdout)
+        self.assertEqual([m["action"] for m in a.moves()], ["swap"])
+
+    def test_a_swap_of_which_one_leg_is_refused_moves_nothing(self):
+        a, b = self.swap_case(receive_host="192.0.2.1")  # no address of this machine: nobody can come to a
+        a.run("mode", "automatic")
+        self.eventually(lambda: a.moves() and a.moves()[0].get("outcome"), 30, lambda: a.run("explain").stdout)
+        outcome = a.moves()[0]["outcome"]
+        self.assertEqual(outcome["status"], "failed")
+        self.assertIn("cannot receive it", outcome["reason"])
+        self.eventually(lambda: (set(a.guests()), set(b.guests())) == ({"g1", "g2"}, {"i1", "i2"}), 10)
+        self.assertEqual([n.get()["counters"]["moves_completed"] for n in (a, b)], [0, 0])
+        self.assertEqual(b.run("migrate", a.moves()[0]["partner"], "--to", "a").returncode, 1)
+        self.assertNotIn("promised", b.run("migrate", a.moves()[0]["partner"], "--to", "a").stderr, "the promise is kept for ever")
+
+    def test_a_swap_whose_second_leg_fails_says_so(self):
+        a, b = self.swap_case(partner="pattern.elf", append="mib=24 rate=1 tick=200")
+        place = threading.Thread(target=self.kill_place, args=(b,), daemon=True)
+        place.start()
+        a.run("mode", "automatic")
+        self.eventually(lambda: a.moves() and a.moves()[0].get("outcome"), 30, lambda: a.run("explain").stdout)
+        swap = a.moves()[0]
+        self.assertEqual((swap["action"], swap["outcome"]["status"]), ("swap", "half"), swap)
+        self.assertIn(f"{swap['partner']} came from b, {swap['guest']} did not go", swap["outcome"]["reason"])
+        self.eventually(lambda: set(a.guests()) == {"g1", "g2", swap["partner"]} and len(b.guests()) == 1, 5)
+        self.assertEqual({g["state"] for n in (a, b) for g in n.guests().values()}, {"running"})
+        self.assertEqual([(n.get()["counters"]["moves_completed"], n.get()["counters"]["moves_failed"]) for n in (a, b)], [(0, 1), (1, 0)])
+
+    def kill_place(self, node):
+        """Ends the process that waits for a guest, once a guest of the node is on its way."""
+        while True:
+            guests = node.guests()
+            waiting = [g for g in guests.values() if g["state"] == "reserved"]
+            if waiting and any(g["state"] == "migrating" for g in guests.values()):
+                return os.kill(waiting[0]["pid"], signal.SIGKILL)
+
+
+class SleepTest(NodeCase):
+    def sleepers(self, sleep, wake, **more):
+        """c consolidates and is empty; a and b stay awake, a with a guest. Hooks are shell commands; PID is that of c's node."""
+        hooks = {"hook_timeout": "2s", "wake_timeout": "6s", "sleep_after": "1s", "wake_hook": wake, "policy": {**POLICY, "cooldown_seconds": 1}}
+        nodes = self.cluster(a={"cpus": 1.2, **hooks}, b={"cpus": 0.3, "mode": "off"},
+                             c={"goal": "consolidate", "mode": "off", "sleep_hook": sleep, **hooks, **more})
+        (self.folder / "pid").write_text(str(nodes[2].process.pid))
+        nodes[0].boot("g1", "--pin")
+        nodes[2].run("mode", "automatic")
+        return nodes
+
+    def peer(self, node, name):
+        return next(p for p in node.get()["peers"] if p["name"] == name)["state"]
+
+    def outcome(self, node, action):
+        records = [d for d in node.get("/v1/decisions") if d["action"] == action]
+        return records[-1].get("outcome", {}) if records else {}
+
+    def test_an_empty_host_sleeps_and_is_woken_for_a_hot_spot(self):
+        pid = f"$(cat {self.folder}/pid)"
+        a, b, c = self.sleepers(f'echo sleep $1 >> {self.folder}/log; kill -STOP {pid}', f'echo wake $1 >> {self.folder}/log; kill -CONT {pid}')
+        self.eventually(lambda: self.peer(a, "c") == "asleep", 30, lambda: str(a.get()["peers"]))
+        a.boot("g2")
+        self.eventually(lambda: len(c.guests()) == 1, 40, lambda: a.run("explain").stdout)
+        self.assertEqual((self.folder / "log").read_text(), "sleep c\nwake c\n")
+        self.assertEqual(self.outcome(a, "wake")["status"], "completed")
+        self.assertEqual([d["action"] for d in a.get("/v1/decisions") if d["action"] in ("wake", "move", "swap")], ["wake", "move"])
+        self.assertIn("awake again after", self.outcome(c, "sleep")["reason"])
+        self.assertEqual(c.get()["state"], "open")
+
+    def test_a_wake_that_does_not_come_is_recorded(self):
+        pid = f"$(cat {self.folder}/pid)"
+        a, b, c = self.sleepers(f'kill -STOP {pid}', f'echo wake $1 >> {self.folder}/log')
+        self.eventually(lambda: self.peer(a, "c") == "asleep", 30)
+        a.boot("g2")
+        self.eventually(lambda: self.outcome(a, "wake"), 40, lambda: a.run("explain").stdout)
+        self.assertEqual(self.outcome(a, "wake")["status"], "failed")
+        self.assertIn("c does not answer 6 s after it was woken", self.outcome(a, "wake")["reason"])
+        tries = (self.folder / "log").read_text()
+        self.assertGreaterEqual(tries.count("wake c\n"), 2, "a machine that is going down misses the first")
+        time.sleep(2 * HOLD)
+        self.assertEqual((self.folder / "log").read_text(), tries, "it is woken again at once")
+        self.assertEqual(len(a.guests()), 2)
+
+    def test_hooks_that_fail_hang_or_do_nothing_leave_the_host_open(self):
+        for hook, why in (("exit 3", "the hook exited with 3"), ("sleep 60", "the hook took more than 2 s and was ended"),
+                          ("true", "the hook ended well, but this host runs on")):
+            with self.subTest(hook):
+                a, b, c = self.sleepers(hook, "exit 4")
+                self.eventually(lambda: self.outcome(c, "sleep"), 20, lambda: str(c.get("/v1/decisions")))
+                self.assertEqual((self.outcome(c, "sleep")["status"], self.outcome(c, "sleep")["reason"]), ("failed", why))
+                self.assertEqual(c.get()["state"], "open")
+                self.assertIn(why, c.run("explain").stdout)
+                for node in self.nodes:
+                    node.end()
+                    shutil.rmtree(node.folder)
+                self.nodes = []
+
+    def test_a_host_that_is_needed_before_it_powers_down_stays(self):
+        a, b, c = self.sleepers("true", "exit 4", interval="1s")
+        self.eventually(lambda: c.get()["state"] == "asleep", 20, lambda: json.dumps(c.get()))  # it says so for three intervals first
+        c.boot("g9", kernel="idle.elf", append="")
+        self.assertEqual((c.get()["state"], self.outcome(c, "sleep")["status"]), ("open", "completed"))
+
+    def test_the_last_host_without_guests_stays_awake(self):
+        settings = {"goal": "consolidate", "sleep_hook": f"echo $1 >> {self.folder}/log", "sleep_after": "1s", "hook_timeout": "1s"}
+        a, b = self.cluster("ab", a=settings, b=settings)
+        self.eventually(lambda: self.outcome(b, "sleep"), 20)
+        self.assertEqual((self.folder / "log").read_text(), "b\n")
+        self.assertEqual(self.outcome(a, "sleep"), {})
 
 if __name__ == "__main__":
     unittest.main()
