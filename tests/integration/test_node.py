@@ -14,13 +14,15 @@ import time
 import unittest
 from pathlib import Path
 
-from harness import GODWIT, GUESTS, PATIENCE, Process
+from harness import BUILD, GODWIT, GUESTS, PATIENCE, Process
 
 HOLD = 2.0  # seconds that a load must last: hot_k samples of 100 ms
 POLICY = {"hot_n": 25, "hot_k": 20, "slow_samples": 40, "cooldown_seconds": 600, "settle_seconds": 1, "horizon_seconds": 600}
 
 
 class Node:
+    env = None  # this process's own
+
     def __init__(self, case, name, address, **more):
         self.case, self.name, self.address = case, name, address
         self.folder = case.folder / name
@@ -33,8 +35,11 @@ class Node:
         self.config["peers"] = [{"name": p.name, "address": p.address} for p in peers]
         path = self.folder / "node.json"
         path.write_text(json.dumps(self.config))
-        self.process = Process([GODWIT, "node", "--config", path])
+        self.process = Process(self.words(), env=self.env)
         self.case.assertIsNotNone(self.process.err.wait("is ready", 20), self.process.err.text())
+
+    def words(self):
+        return [GODWIT, "node", "--config", self.folder / "node.json"]
 
     def run(self, command, *words):
         return subprocess.run([GODWIT, command, "--node", self.socket, *map(str, words)], stdin=subprocess.DEVNULL,
@@ -82,6 +87,8 @@ class Node:
 class NodeCase(unittest.TestCase):
     """Nodes that are ended with all their guests."""
 
+    node_type = Node
+
     def setUp(self):
         self.folder = Path(tempfile.mkdtemp(prefix="godwit-node-"))
         self.nodes = []
@@ -91,13 +98,19 @@ class NodeCase(unittest.TestCase):
             node.end()
         shutil.rmtree(self.folder)
 
-    def cluster(self, names="abc", **more):
-        with_ports = []
+    def addresses(self, names):
         for i, name in enumerate(names):
             with socket.socket() as s:
                 s.bind((f"127.0.0.{i + 2}", 0))
-                with_ports.append((name, "%s:%d" % s.getsockname()))
-        self.nodes = [Node(self, name, address, **more.get(name, {})) for name, address in with_ports]
+                yield name, "%s:%d" % s.getsockname()
+
+    def make_node(self, name, address, **more):
+        return self.node_type(self, name, address, **more)
+
+    def cluster(self, names="abc", env=None, **more):
+        self.nodes = [self.make_node(name, address, **more.get(name, {})) for name, address in list(self.addresses(names))]
+        for node in self.nodes:
+            node.env = env
         for node in self.nodes:
             node.start([p for p in self.nodes if p is not node])
         self.eventually(lambda: all(p["state"] == "alive" for n in self.nodes for p in n.get()["peers"]), 20)
@@ -110,6 +123,16 @@ class NodeCase(unittest.TestCase):
                 return
             time.sleep(0.1)
         self.fail(what() if callable(what) else what)
+
+    def slow_move(self, a, b):
+        """A move of two seconds or so, under way."""
+        a.boot("g1", append="mib=16 rate=1 tick=50", memory="64M")
+        time.sleep(1)
+        mover = Process([GODWIT, "migrate", "g1", "--to", b.name, "--node", a.socket, "--max-bandwidth", "60Mbit"])
+        self.addCleanup(mover.end)
+        self.eventually(lambda: a.guests()["g1"]["state"] == "migrating", 10)
+        return mover
+
 
 
 class NodeTest(NodeCase):
@@ -141,12 +164,38 @@ class NodeTest(NodeCase):
         self.assertEqual(a.moves(), [])
         self.assertEqual(len(a.guests()), 3)
 
-    def test_a_symmetric_load_moves_nothing(self):
-        nodes = self.cluster("ab")
+    def test_a_symmetric_load_moves_nothing_for_ten_minutes(self):
+        """Shortened: a host's hold time is 25 samples, here of 25 ms, in life 30 of a second. 48 times as fast."""
+        fast = {"interval": "25ms", "cpus": 1.2}
+        nodes = self.cluster(a=fast, b=fast, c=fast)
         for node in nodes:
             node.boot("g-" + node.name)
-        time.sleep(8 * HOLD)
-        self.assertEqual([n.moves() for n in nodes], [[], []])
+        time.sleep(600 / 48)
+        self.assertEqual([n.moves() for n in nodes], [[], [], []])
+
+    def alternate(self, nodes, phase, times):
+        """Load here, then there, and so on; wherever the guests are by then."""
+        for i in range(times):
+            for group in (0, 1):
+                for node in nodes:
+                    for name in node.guests():
+                        if name.startswith(f"g{group}"):
+                            node.guest_call(name, "PUT", "/v1/resume" if i % 2 == group else "/v1/pause")
+            time.sleep(phase)
+
+    def test_a_load_that_alternates_does_not_ping_pong(self):
+        settings = {"policy": {**POLICY, "cooldown_seconds": 4}}
+        nodes = a, b = self.cluster("ab", a=settings, b=settings)
+        for i, node in enumerate(nodes):
+            for k in (0, 1):
+                node.boot(f"g{i}{k}")
+        self.alternate(nodes, 0.5 * HOLD, 10)
+        self.assertEqual([n.moves() for n in nodes], [[], []], "faster than the hold time")
+        self.alternate(nodes, 1.5 * HOLD, 4)
+        moved = [m["guest"] for n in nodes for m in n.moves()]
+        self.assertLessEqual(len(moved), 2, moved)
+        self.assertEqual(len(set(moved)), len(moved), "one guest moved to and fro")
+        self.assertEqual([n.get()["counters"]["moves_undone"] for n in nodes], [0, 0])
 
     def test_guests_survive_a_killed_node_and_are_adopted(self):
         a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
@@ -326,15 +375,6 @@ class NodeTest(NodeCase):
         self.assertEqual((a.moves()[0]["partner"], a.moves()[0]["outcome"]["status"]), ("x4", "failed"))
         self.assertEqual(set(a.guests()), {"g1", "g2"})
 
-    def slow_move(self, a, b):
-        """A move of two seconds or so, under way."""
-        a.boot("g1", append="mib=16 rate=1 tick=50", memory="64M")
-        time.sleep(1)
-        mover = Process([GODWIT, "migrate", "g1", "--to", b.name, "--node", a.socket, "--max-bandwidth", "60Mbit"])
-        self.addCleanup(mover.end)
-        self.eventually(lambda: a.guests()["g1"]["state"] == "migrating", 10)
-        return mover
-
     def test_a_person_moves_a_guest_to_a_peer_by_its_name(self):
         a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
         a.boot("g1", "--sensitivity", 3)
@@ -358,6 +398,15 @@ class NodeTest(NodeCase):
         self.eventually(lambda: b.guests().get("g1", {}).get("state") == "running" and a.guests() == {}, 20,
                         lambda: f"{a.guests()} {b.guests()}")
         self.assertEqual(b.get()["host"]["incoming"], 0)
+
+    def test_a_source_that_dies_leaves_no_guest_and_no_reservation(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
+        mover = self.slow_move(a, b)
+        os.kill(a.guests()["g1"]["pid"], signal.SIGKILL)
+        self.assertEqual(mover.wait(20), 1, mover.err.text())
+        self.eventually(lambda: a.guests() == {} and b.guests() == {} and b.get()["host"]["incoming"] == 0, 10, lambda: str(b.guests()))
+        a.boot("g1", kernel="idle.elf", append="")  # the name is free
+        self.assertEqual(a.run("migrate", "g1", "--to", "b").returncode, 0)
 
     def test_a_destination_that_dies_leaves_the_guest_and_no_reservation(self):
         a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
@@ -395,6 +444,21 @@ class NodeTest(NodeCase):
         a.start([b])
         self.eventually(lambda: "certificate" in a.get()["peers"][0]["why"], 10, lambda: str(a.get()["peers"]))
         self.eventually(lambda: b.get()["peers"][0]["state"] == "silent", 20)
+
+    def test_what_is_installed_runs(self):
+        """The binary finds its TLS module, and the unit starts the binary, where `cmake --install` puts them."""
+        prefix = self.folder / "usr/local"
+        subprocess.run(["cmake", "--install", BUILD, "--prefix", prefix], check=True, capture_output=True, timeout=60 * PATIENCE)
+        unit = (prefix / "lib/systemd/system/godwit-node.service").read_text()
+        starts = next(line for line in unit.splitlines() if line.startswith("ExecStart=")).split("=")[1].split()
+        binary = self.folder / starts[0].lstrip("/")
+        self.assertEqual(binary, prefix / "bin/godwit")
+        tls, = self.certificates("ours", "a")
+        (self.folder / "a.json").write_text(json.dumps({"name": "a", "listen": "127.0.0.2:0", "tls": tls, "directory": str(self.folder / "lib"),
+                                                        "runtime": str(self.folder / "run")}))
+        node = Process([binary, *starts[1:-1], self.folder / "a.json"])
+        self.addCleanup(node.end)
+        self.assertIsNotNone(node.err.wait(r"listens on .* \(TLS\)", 20), node.err.text())
 
     def test_metrics_and_top_show_it(self):
         a, = self.cluster("a", a={"mode": "off"})
