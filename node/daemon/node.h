@@ -224,6 +224,7 @@ class Node {
   std::mt19937_64 random_{std::random_device{}()};
   std::thread drainer_;
   std::thread sleeper_;
+  bool sleep_hook_runs_ = false;  // perhaps longer than the sleep
 
   Peers peers_;
   std::thread ticker_;  // last: uses all of the above

@@ -53,7 +53,7 @@ bool Node::others_stay_awake() const {
 bool Node::may_sleep(double now) {
   const bool idle = mode_ == Mode::kAutomatic && policy_.goal == balancer::Goal::kConsolidate &&
                     !config_.sleep_hook.empty() && state_ == State::kOpen && guests_.empty() &&
-                    moves_.empty();
+                    moves_.empty() && !sleep_hook_runs_;
   if (!idle) {
     empty_since_ = -1;
     return false;
@@ -109,10 +109,12 @@ std::uint64_t Node::record_sleep(double empty) {
 void Node::power_down() {
   sleep_.powering_down = true;
   sleep_.suspended = suspended();
-  if (sleeper_.joinable()) sleeper_.join();  // it has ended: a new one begins after its end only
+  if (sleeper_.joinable()) sleeper_.join();  // of a hook that has ended, see may_sleep()
+  sleep_hook_runs_ = true;
   sleeper_ = std::thread([this, record = sleep_.record] {
     const std::string why = run_hook(config_.sleep_hook, config_.name, config_.hook_timeout);
     const std::lock_guard lock(mutex_);
+    sleep_hook_runs_ = false;
     if (state_ != State::kAsleep || sleep_.record != record) return;  // up again meanwhile
     if (!why.empty()) return sleep_failed(why);
     sleep_.hook_ended = Clock::now();

@@ -635,6 +635,16 @@ class SleepTest(NodeCase):
                     shutil.rmtree(node.folder)
                 self.nodes = []
 
+    def test_a_hook_that_outlives_the_sleep_holds_up_nothing(self):
+        pid = f"$(cat {self.folder}/pid)"
+        a, b, c = self.sleepers(f"echo $1 >> {self.folder}/log; kill -STOP {pid}; sleep 8", "exit 4", hook_timeout="30s")
+        self.eventually(lambda: self.peer(a, "c") == "asleep", 30)
+        time.sleep(1)
+        os.kill(c.process.pid, signal.SIGCONT)
+        self.eventually(lambda: c.get()["state"] == "open", 5)
+        time.sleep(3)  # empty for long enough to sleep again
+        self.assertEqual((c.get()["state"], (self.folder / "log").read_text()), ("open", "c\n"))
+
     def test_a_host_that_is_needed_before_it_powers_down_stays(self):
         a, b, c = self.sleepers("true", "exit 4", interval="1s")
         self.eventually(lambda: c.get()["state"] == "asleep", 20, lambda: json.dumps(c.get()))  # it says so for three intervals first
