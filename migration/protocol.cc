@@ -165,6 +165,7 @@ json to_json(const vmm::MachineConfig& machine) {
   return {{"name", machine.name},
           {"memory_bytes", machine.memory_bytes},
           {"cpus", machine.cpus},
+          {"cpu", machine.cpu},
           {"huge_pages", machine.huge_pages},
           {"disks", disks},
           {"nets", nets},
@@ -178,6 +179,7 @@ vmm::MachineConfig machine_config(const json& from) {
   get_text(from, "name", kMaxName, machine.name);
   get_number(from, "memory_bytes", machine.memory_bytes);
   get_number(from, "cpus", machine.cpus);
+  get_text(from, "cpu", kMaxName, machine.cpu);
   from.at("huge_pages").get_to(machine.huge_pages);
   get_text(from, "kernel", kMaxPath, machine.kernel);
   get_text(from, "initrd", kMaxPath, machine.initrd);

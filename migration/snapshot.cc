@@ -284,6 +284,7 @@ std::unique_ptr<vmm::Machine> restore_machine(OpenSnapshot open, vmm::ConsoleSin
     }
   }
   machine->restore(snapshot.state);
+  machine->renew_generation();
   return machine;
 }
 

@@ -117,6 +117,7 @@ int start_command(const Words& words) {
                {"append", config.command_line},
                {"memory_bytes", config.memory_bytes},
                {"cpus", config.cpus},
+               {"cpu", config.cpu},
                {"disks", disks},
                {"nets", nets},
                {"huge_pages", config.huge_pages},

@@ -5,6 +5,7 @@
 
 #include "migration/snapshot.h"
 #include "node/commands.h"
+#include "node/device_options.h"
 #include "node/exit_codes.h"
 #include "node/host_events.h"
 #include "node/machine_options.h"
@@ -49,6 +50,7 @@ int restore_command(const Words& words) {
               "a copy of a disk as it was at the time of the snapshot, one for each of the guest's "
               "disks, in their order; repeatable")
       .flag("verify", "read all of its memory first and compare the checksum");
+  add_arrival_options(options);
   add_serve_options(options);
   options.flag("verbose", "say how long it took to the first guest instruction").argument("DIR");
   if (!options.parse(words)) return kExitOk;
@@ -61,6 +63,7 @@ int restore_command(const Words& words) {
   if (const std::string why = name_complaint(machine.name); !why.empty()) {
     throw UsageError("--name: " + why);
   }
+  replace_taps(machine, arrival_nets(options));
   const std::vector<std::string> disks = disk_paths(options, machine);
   if (options.on("verify")) verify(open, directory);
   check_kvm();

@@ -20,7 +20,8 @@ void line(const char* label, const std::string& value) { fmt::print("{:<10}{}\n"
 
 void print_status(const json& guest) {
   line("name", guest.value("name", "?"));
-  line("state", guest.value("state", "?"));
+  line("state", guest.value("state", "?") +
+                    (guest.value("panicked", false) ? ", its kernel has panicked" : ""));
   line("memory", format_size(guest.value("memory_bytes", 0ull)));
   line("vCPUs", std::to_string(guest.value("cpus", 0)));
   line("pid", std::to_string(guest.value("pid", 0)));

@@ -10,6 +10,7 @@ enum ExitCode : int {
   kExitMoveFailed = 3,  // the move failed; the guest goes on here
   kExitCancelled = 4,   // the move was cancelled; the guest goes on here
   kExitInDoubt = 5,     // the connection was lost while committing; see `godwit resolve`
+  kExitPanicked = 6,    // the guest powered off or was stopped, its kernel had panicked
   kExitSignal = 128,    // + n: ended by signal n
 };
 

@@ -64,7 +64,10 @@ Outcome Guest::wait() {
         outcome_ = Outcome{Outcome::Kind::kFailed, 0, end.why};
       }
       if (!outcome_ && end.kind == vmm::End::Kind::kStopped) outcome_ = Outcome{};
-      if (outcome_) return *outcome_;
+      if (outcome_) {
+        outcome_->panicked = machine_->panicked();
+        return *outcome_;
+      }
       state_ = State::kBooting;
       earlier_usage_ += machine_->usage();
       dirty_rate_.reset();
@@ -166,12 +169,14 @@ json Guest::status() {
           {"version", GODWIT_VERSION},
           {"memory_bytes", config_.memory_bytes},
           {"cpus", config_.cpus},
+          {"cpu", config_.cpu},
           {"huge_pages", config_.huge_pages},
           {"kernel", config_.kernel},
           {"initrd", config_.initrd},
           {"command_line", config_.command_line},
           {"disks", std::move(disks)},
           {"nets", std::move(nets)},
+          {"panicked", usable() && machine_->panicked()},
           {"uptime_ms", ms_since(since_)},
           {"cpu_ms", static_cast<double>(usage().cpu_run_ns) / 1e6},
           {"migration", move_ ? move_->progress() : json()},

@@ -26,8 +26,9 @@ namespace godwit::node {
 /// Why a guest is over in this process.
 struct Outcome {
   enum class Kind { kPowerOff, kStopped, kSignal, kMoved, kFailed } kind = Kind::kStopped;
-  int signal = 0;    // for kSignal
-  std::string text;  // one line for the user; may be empty
+  int signal = 0;         // for kSignal
+  std::string text;       // one line for the user; may be empty
+  bool panicked = false;  // it had panicked before it was over
 };
 
 class Guest : public GuestControl {

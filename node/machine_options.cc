@@ -15,6 +15,7 @@
 #include "node/control_socket.h"
 #include "node/device_options.h"
 #include "node/units.h"
+#include "vmm/cpu_model.h"
 #include "vmm/sys/unique_fd.h"
 
 namespace godwit::node {
@@ -105,6 +106,10 @@ void add_machine_options(Options& options) {
       .value("append", "STRING", "the kernel's command line", "console=ttyS0")
       .value("memory", "SIZE", "guest RAM, a multiple of 2M", "256M")
       .value("cpus", "N", "virtual CPUs, 1 to 16", "1")
+      .value("cpu", "MODEL",
+             "what the guest may use of the CPU: host (all of it), or no more than x86-64-v2, -v3 "
+             "or -v4, to move between different CPUs",
+             "host")
       .values("disk", "PATH[,readonly]", "a raw image or block device as virtio disk; repeatable")
       .flag("hugepages", "back guest RAM with 2 MiB pages");
   add_device_options(options);
@@ -118,6 +123,11 @@ vmm::MachineConfig machine_config(const Options& options) {
   }
   config.memory_bytes = memory_size(options);
   config.cpus = static_cast<unsigned>(options.count("cpus", 1, 16));
+  config.cpu = options.text("cpu");
+  if (!vmm::is_cpu_model(config.cpu)) {
+    throw UsageError(
+        fmt::format("--cpu: {} is no model: there are {}", config.cpu, vmm::kCpuModels));
+  }
   config.kernel = checked_file("kernel", options.text("kernel"), O_RDONLY);
   check_is_kernel(config.kernel);
   if (options.has("initrd")) {

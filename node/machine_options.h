@@ -7,7 +7,7 @@
 
 namespace godwit::node {
 
-/// --name, --kernel, --initrd, --append, --memory, --cpus, --disk, --hugepages, and those of
+/// --name, --kernel, --initrd, --append, --memory, --cpus, --cpu, --disk, --hugepages, and those of
 /// device_options.h.
 void add_machine_options(Options& options);
 

@@ -23,7 +23,8 @@ const char* const kServeExitCodes =
     "On a terminal, Ctrl-A x quits and Ctrl-A Ctrl-A sends one Ctrl-A; all other keys go to the "
     "guest.\n"
     "Exit codes: 0 the guest powered off, was stopped, or has moved to another host; 1 failed;\n"
-    "2 wrong usage; 128+N ended by signal N (SIGINT 130, SIGTERM 143).";
+    "2 wrong usage; 6 as 0, but the guest's kernel had panicked; 128+N ended by signal N (SIGINT "
+    "130, SIGTERM 143).";
 
 namespace {
 
@@ -73,6 +74,9 @@ int report_end(const Outcome& outcome, const ServeOptions& options) {
       return kExitSignal + outcome.signal;
     case Outcome::Kind::kPowerOff:
     case Outcome::Kind::kStopped:
+      if (!outcome.panicked) break;
+      fmt::print(stderr, "godwit: {}: the guest's kernel had panicked\n", options.command);
+      return kExitPanicked;
     case Outcome::Kind::kMoved:
       break;
   }

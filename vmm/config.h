@@ -27,6 +27,7 @@ struct MachineConfig {
   std::string name;                // 1-64 of [A-Za-z0-9._-], first not '.' or '-'
   std::uint64_t memory_bytes = 0;  // multiple of 2 MiB
   unsigned cpus = 1;               // 1..16
+  std::string cpu = "host";        // or a model of cpu_model.h
   bool huge_pages = false;
   std::vector<DiskConfig> disks;
   std::vector<NetConfig> nets;

@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "vmm/cpu_features.h"
+#include "vmm/cpu_model.h"
 
 namespace godwit::vmm {
 namespace {
@@ -187,13 +188,14 @@ void compare_shape(const CpuidEntries& needed, const CpuidEntries& offered,
 }  // namespace
 
 CpuidEntries guest_cpuid(const CpuidEntries& supported, bool tsc_deadline, unsigned index,
-                         unsigned cpus) {
+                         unsigned cpus, std::string_view model) {
   CpuidEntries entries;
   for (kvm_cpuid_entry2 entry : supported) {
     if (is_topology(entry)) continue;
     adjust(entry, tsc_deadline, index, cpus);
     entries.push_back(entry);
   }
+  apply_cpu_model(model, entries);
   // Extended topology (Intel SDM 2A, leaf 0BH): one thread a core, all cores in one package.
   const auto core_bits = static_cast<std::uint32_t>(std::bit_width(cpus - 1));
   entries.push_back(make_leaf(0xb, 0, 0, 1, 1 << 8 | 0, index));
@@ -202,17 +204,28 @@ CpuidEntries guest_cpuid(const CpuidEntries& supported, bool tsc_deadline, unsig
   return entries;
 }
 
-CpuidEntries guest_cpuid(const kvm::Kvm& kvm, unsigned index, unsigned cpus) {
+CpuidEntries guest_cpuid(const kvm::Kvm& kvm, unsigned index, unsigned cpus,
+                         std::string_view model) {
   return guest_cpuid(kvm.supported_cpuid(), kvm.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) != 0,
-                     index, cpus);
+                     index, cpus, model);
 }
 
 std::vector<std::string> missing_features(const CpuidEntries& needed, const CpuidEntries& offered) {
   std::vector<std::string> missing;
   compare_shape(needed, offered, missing);
+  for (std::string& name : missing_bits(needed, offered)) missing.push_back(std::move(name));
+  return missing;
+}
+
+std::vector<std::string> missing_bits(const CpuidEntries& needed, const CpuidEntries& offered) {
+  std::vector<std::string> missing;
   for (const FeatureWord& word : feature_words()) {
-    const std::uint32_t lacking = value_of(needed, word.leaf, word.subleaf, word.reg) &
-                                  ~value_of(offered, word.leaf, word.subleaf, word.reg);
+    std::uint32_t lacking = 0;
+    for (const kvm_cpuid_entry2& entry : needed) {
+      if (entry.function != word.leaf || entry.index != word.subleaf) continue;
+      lacking |= value_of(entry, word.reg);
+    }
+    lacking &= ~value_of(offered, word.leaf, word.subleaf, word.reg);
     for (unsigned n = 0; n < 32; ++n) {
       if ((lacking & bit(n)) != 0) missing.push_back(feature_name(word, n));
     }

@@ -9,10 +9,12 @@
 #include "vmm/boot/layout.h"
 #include "vmm/boot/loader.h"
 #include "vmm/clock.h"
+#include "vmm/cpu_model.h"
 #include "vmm/cpuid.h"
 #include "vmm/devices/bus.h"
 #include "vmm/devices/pci/host_bridge.h"
 #include "vmm/devices/power.h"
+#include "vmm/devices/pvpanic.h"
 #include "vmm/devices/serial.h"
 #include "vmm/interrupts.h"
 #include "vmm/kvm/kvm.h"
@@ -52,10 +54,36 @@ MachineConfig checked(MachineConfig config) {
   return config;
 }
 
+void require_cpu_model(const std::string& model, const CpuidEntries& supported) {
+  if (!is_cpu_model(model)) {
+    throw std::runtime_error(
+        fmt::format("\"{}\" is no CPU model: there are {}", model, kCpuModels));
+  }
+  std::string list;
+  for (const std::string& name : lacking_of_model(model, supported)) list += ", " + name;
+  if (list.empty()) return;
+  throw std::runtime_error(
+      fmt::format("this host cannot give a guest the CPU {}: it lacks{}", model, list.substr(1)));
+}
+
 kvm::Kvm checked_kvm() {
   kvm::Kvm kvm;
   check_host(kvm);
   return kvm;
+}
+
+/// By default KVM has inputs below 16 reach the PICs, too, which the guest is told it has not: what
+/// came from them would be an interrupt of a vector that nobody chose.
+std::vector<kvm_irq_routing_entry> io_apic_routes() {
+  std::vector<kvm_irq_routing_entry> routes;
+  for (std::uint32_t input = 0; input < boot::kIoApicInputs; ++input) {
+    kvm_irq_routing_entry& route = routes.emplace_back();
+    route.gsi = input;
+    route.type = KVM_IRQ_ROUTING_IRQCHIP;
+    route.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
+    route.u.irqchip.pin = input;
+  }
+  return routes;
 }
 
 kvm::KvmVm create_vm(const kvm::Kvm& kvm) {
@@ -69,6 +97,7 @@ kvm::KvmVm create_vm(const kvm::Kvm& kvm) {
     vm.enable_cap(KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE);
   }
   vm.create_irqchip();
+  vm.set_gsi_routing(io_apic_routes());
   return vm;
 }
 
@@ -100,6 +129,7 @@ struct Machine::Parts {
   devices::Serial serial;
   devices::Power power;
   devices::KeyboardReset keyboard;
+  devices::Pvpanic pvpanic;
   devices::PciHostBridge bridge;
   VirtioDevices virtio;
 
@@ -143,18 +173,20 @@ Machine::Parts::Parts(MachineConfig machine_config, ConsoleSink console_sink, sy
   ports.attach(boot::kSerialPort, boot::kSerialPortCount, serial);
   ports.attach(boot::kPowerPort, boot::kPowerPortCount, power);
   ports.attach(boot::kKeyboardPort, 1, keyboard);
+  ports.attach(boot::kPanicPort, devices::Pvpanic::kPorts, pvpanic);
   ports.attach(boot::kPciConfigPort, boot::kPciConfigPortCount, bridge);
   for_each_device([](devices::Device& device, std::uint32_t) { device.quiesce(); });
 
   const CpuidEntries supported = kvm.supported_cpuid();
   const bool deadline = kvm.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) != 0;
+  require_cpu_model(config.cpu, supported);
   try {
     for (unsigned i = 0; i < config.cpus; ++i) {
       vcpus.push_back(
           std::make_unique<Vcpu>(i, kvm, vm, ports, mmio, control, [this](std::string why) {
             end({End::Kind::kFailed, std::move(why)});
           }));
-      vcpus[i]->kvm().set_cpuid2(guest_cpuid(supported, deadline, i, config.cpus));
+      vcpus[i]->kvm().set_cpuid2(guest_cpuid(supported, deadline, i, config.cpus, config.cpu));
       set_power_on_msrs(vcpus[i]->kvm());
     }
     state_shape = probe_vcpu_state(kvm, vm, vcpus[0]->kvm());
@@ -189,6 +221,7 @@ void Machine::Parts::for_each_device(
   action(serial, 0);
   action(power, 0);
   action(keyboard, 0);
+  action(pvpanic, 0);
   action(bridge, 0);
   virtio.for_each(action);
 }
@@ -334,13 +367,21 @@ void Machine::restore(std::span<const std::byte> state) {
   p.has_run = true;  // it was somewhere: tell the guest of the pause
 }
 
+void Machine::renew_generation() {
+  parts_->require_paused("renew_generation()");
+  boot::write_generation_id(parts_->memory);
+  parts_->power.announce(boot::kEventGeneration);
+}
+
+bool Machine::panicked() const { return parts_->pvpanic.panicked(); }
+
 memory::GuestMemory& Machine::memory() { return parts_->memory; }
 memory::DirtyLog& Machine::dirty_log() { return parts_->dirty_log; }
 
 std::string Machine::requirements() const {
   Requirements requirements;
   requirements.cpus = parts_->config.cpus;
-  requirements.cpuid = guest_cpuid(parts_->kvm, 0, requirements.cpus);
+  requirements.cpuid = guest_cpuid(parts_->kvm, 0, requirements.cpus, parts_->config.cpu);
   requirements.tsc_khz = parts_->clock->tsc_khz();
   return to_json(requirements);
 }

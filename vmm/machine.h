@@ -84,6 +84,9 @@ class Machine {
   std::vector<std::byte> save();
   /// Only on a machine that never ran. Throws StateError or std::system_error; then it is unusable.
   void restore(std::span<const std::byte> state);
+  /// Gives the guest a new generation ID and tells it (ACPI's VM_Gen_Counter): it goes on from a
+  /// state that others may go on from, too. While paused.
+  void renew_generation();
 
   /// Builds the boot vCPU's nested page table of these pages of RAM, so that its first look at them
   /// is no exit; best for pages that are populated, others become so. False where the kernel cannot
@@ -107,6 +110,9 @@ class Machine {
   void request_stop();
   /// Presses the ACPI power button: the guest's own shutdown; what it does with it is its affair.
   void press_power_button();
+
+  /// The guest's kernel has said so, since it booted. Any thread.
+  bool panicked() const;
 
   /// Bytes typed at the console. What does not fit in the serial FIFO waits in a bounded queue;
   /// returns how many bytes were taken.

@@ -40,7 +40,7 @@ std::string text_or_complain(const json& request, const char* key) {
 std::vector<std::string> words_of(const json& request, const std::string& name) {
   std::vector<std::string> words{"run", "--name", name, "--kernel",
                                  text_or_complain(request, "kernel")};
-  for (const char* key : {"initrd", "append"}) {
+  for (const char* key : {"initrd", "append", "cpu"}) {
     if (field(request, key).is_null()) continue;
     words.insert(words.end(), {fmt::format("--{}", key), text_or_complain(request, key)});
   }

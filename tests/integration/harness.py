@@ -276,6 +276,10 @@ class Case(unittest.TestCase):
                  "--cpus", cpus, "--api", api, *more]
         return self.keep(Guest(words, api, self.env))
 
+    def restore(self, directory, *, name, more=()):
+        api = self.folder / f"restore-{len(self.processes)}.sock"
+        return self.keep(Guest([GODWIT, "restore", directory, "--name", name, "--api", api, *more], api, self.env))
+
     def receive(self, *, listen="127.0.0.1:0", more=(), api=None):
         """`godwit receive`, once it listens; its `address` is HOST:PORT."""
         api = api or self.folder / f"receive-{len(self.processes)}.sock"

@@ -39,6 +39,26 @@ class PowerTest(Case):
         self.ended(guest, 0, 30)
 
 
+class SnapshotTest(Case):
+    def test_a_restored_kernel_goes_on_and_notices_that_it_is_another(self):
+        guest = boot(self, "6.12", cpus=2, append="mib=16 tick=100")
+        self.line(guest, "^ready", 60)
+        self.line(guest, "^tick 2 ")
+        directory = self.folder / "snapshot"
+        status, out, err = self.godwit("snapshot", guest.api, directory, "--json", seconds=60)
+        self.assertEqual(status, 0, out + err)
+        print(f"snapshot: {out}", flush=True)
+        guest.wait_ticks(3, 20)
+        restored = self.restore(directory, name="web2")
+        self.assertTrue(restored.wait_ticks(3, 30))
+        ask(self, restored, "dmesg all", "^dmesg: .*crng reseeded due to virtual machine fork")
+        for each in (guest, restored):
+            self.assertEqual(complaints(self, each), [])
+            self.no_corruption(each)
+            self.assertEqual(self.godwit("stop", each.api)[0], 0)
+            self.ended(each, 0, 30)
+
+
 class LinuxMoveTest(Case):
     """One boot each; A to B by RDMA, B to C by TCP, memory and disk being rewritten all the time."""
 

@@ -18,6 +18,7 @@
 #include "migration/snapshot.h"
 #include "migration/source.h"
 #include "tests/migration/sockets.h"
+#include "vmm/boot/layout.h"
 
 namespace godwit::migration {
 namespace {
@@ -179,6 +180,11 @@ std::vector<std::uint64_t> all_different_pages(vmm::Machine& a, vmm::Machine& b)
   return different;
 }
 
+std::pair<std::uint64_t, std::uint64_t> generation_of(vmm::Machine& machine) {
+  return {machine.memory().load<std::uint64_t>(boot::kGenerationId).value(),
+          machine.memory().load<std::uint64_t>(boot::kGenerationId + 8).value()};
+}
+
 class SnapshotTest : public ::testing::Test {
  protected:
   ~SnapshotTest() override { std::filesystem::remove_all(directory_); }
@@ -209,6 +215,8 @@ TEST_F(SnapshotTest, ARestoredGuestMovesWithWhatItReadWhatItWroteAndWhatItNeverT
 
   Console restored_console;
   auto restored = restore_machine(open_snapshot(directory_), restored_console.sink());
+  const auto id = generation_of(*restored);
+  EXPECT_NE(id, generation_of(machine)) << "a restored guest must notice";
   restored->resume();
   ASSERT_TRUE(restored_console.wait_for("tick ")) << restored_console.text();
   for (int i = 0; i < 3; ++i) {
@@ -222,6 +230,7 @@ TEST_F(SnapshotTest, ARestoredGuestMovesWithWhatItReadWhatItWroteAndWhatItNeverT
     }
     restored = std::move(moved.machine);
     ASSERT_TRUE(restored_console.wait_for("tick ", before));
+    EXPECT_EQ(generation_of(*restored), id) << "a moved guest is the same one";
   }
   EXPECT_EQ(restored_console.text().find("CORRUPT"), std::string::npos) << restored_console.text();
 }

@@ -102,6 +102,7 @@ void Machine::pause() {
 }
 bool Machine::running() const { return parts_->running; }
 void Machine::press_power_button() { world().note("button"); }
+bool Machine::panicked() const { return world().panicked; }
 End Machine::wait() {
   std::unique_lock lock(world().mutex);
   world().changed.wait(lock, [this] { return parts_->stop || world().end; });

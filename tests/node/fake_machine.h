@@ -22,8 +22,9 @@ namespace godwit::node {
 struct FakeWorld {
   std::mutex mutex;
   std::condition_variable changed;
-  std::optional<vmm::End> end;        // what the guest does next
-  std::string take_back_error;        // take_back() throws that
+  std::optional<vmm::End> end;  // what the guest does next
+  std::string take_back_error;  // take_back() throws that
+  std::atomic<bool> panicked = false;
   std::atomic<bool> strands = false;  // a move that fails leaves the machine paused
   std::string boot_error;             // boot() throws that
   std::optional<Move::End> move_end;  // how the move that is going on ends

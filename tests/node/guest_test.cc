@@ -304,6 +304,15 @@ TEST_F(GuestTest, EndsAfterASnapshotThatShallStopItAndOnlyIfItIsComplete) {
   EXPECT_EQ(outcome().text, "stopped; its snapshot is /srv/s1");
 }
 
+TEST_F(GuestTest, TellsThatItsKernelHasPanicked) {
+  start();
+  EXPECT_EQ(guest_->status()["panicked"], false);
+  world().panicked = true;
+  EXPECT_EQ(guest_->status()["panicked"], true);
+  world().guest_does({EndKind::kPowerOff, ""});
+  EXPECT_TRUE(outcome().panicked);
+}
+
 TEST_F(GuestTest, CancelsItsSnapshotWhenItPowersOff) {
   start();
   guest_->snapshot({"/srv/s1"}, [this](const json& report) { report_.set_value(report); });

@@ -59,6 +59,24 @@ TEST_F(RunTest, FailsWithOneLineWhenTheGuestCrashes) {
   EXPECT_NE(guest.err().find("triple fault"), std::string::npos) << guest.err();
 }
 
+TEST_F(RunTest, TellsThatTheGuestHasPanicked) {
+  Process guest(run("panic.elf"));
+  ASSERT_TRUE(guest.printed("panicked"));
+  EXPECT_EQ(ControlClient(socket_).get("/v1/status")["panicked"], true);
+  Process status({"status", socket_});
+  EXPECT_EQ(status.wait(), 0);
+  EXPECT_NE(status.out().find("running, its kernel has panicked"), std::string::npos);
+  EXPECT_EQ(godwit({"stop", "--force", socket_}), 0);
+  EXPECT_EQ(guest.wait(), 6);
+  EXPECT_NE(guest.err().find("the guest's kernel had panicked"), std::string::npos) << guest.err();
+}
+
+TEST_F(RunTest, RefusesACpuModelThatThereIsNot) {
+  Process guest(run("hello.elf", {"--cpu", "pentium"}));
+  EXPECT_EQ(guest.wait(), 2);
+  EXPECT_NE(guest.err().find("--cpu: pentium is no model"), std::string::npos) << guest.err();
+}
+
 TEST_F(RunTest, RebootsInTheSameProcess) {
   Process guest(run("idle.elf"));
   ASSERT_TRUE(guest.printed("tick 1 "));

@@ -81,18 +81,37 @@ Bytes dsdt() {
                                             }));
   // Generic event device (5.6.9): what happened is in the power device's register.
   const Bytes events = device(
-      "GED_", join({
-                  name("_HID", string("ACPI0013")),
-                  name("_UID", integer(0)),
-                  name("_CRS", resource_template({edge_interrupt(kPowerButtonGsi)})),
-                  io_register("EVRG", "EVTS", kEventsPort),
-                  serialized_method(
-                      "_EVT", 1, if_bits("EVTS", kEventPowerButton, notify("\\_SB_.PWRB", 0x80))),
-              }));
+      "GED_",
+      join({
+          name("_HID", string("ACPI0013")),
+          name("_UID", integer(0)),
+          name("_CRS", resource_template({edge_interrupt(kPowerButtonGsi)})),
+          io_register("EVRG", "EVTS", kEventsPort),
+          serialized_method("_EVT", 1,
+                            join({
+                                store_local("EVTS"),
+                                if_local_bits(kEventPowerButton, notify("\\_SB_.PWRB", 0x80)),
+                                if_local_bits(kEventGeneration, notify("\\_SB_.VGEN", 0x80)),
+                            })),
+      }));
+  const Bytes generation =
+      device("VGEN", join({
+                         name("_HID", string("GDWT0001")),
+                         name("_CID", string("VM_Gen_Counter")),
+                         name("_DDN", string("VM_Gen_Counter")),
+                         name("ADDR", package({integer(kGenerationId), integer(0)})),
+                     }));
+  const Bytes panic = device("PEVT", join({
+                                         name("_HID", string("QEMU0001")),
+                                         name("_UID", integer(0)),
+                                         name("_STA", integer(0x0f)),
+                                         name("_CRS", resource_template({io_ports(kPanicPort, 1)})),
+                                     }));
   const Bytes sleep =
       name("\\_S5_", package({integer(kSleepTypeS5), integer(0), integer(0), integer(0)}));
-  return table("DSDT", 2,
-               join({scope("\\_SB_", join({pci, serial, power_button, events})), sleep}));
+  return table(
+      "DSDT", 2,
+      join({scope("\\_SB_", join({pci, serial, power_button, generation, panic, events})), sleep}));
 }
 
 /// 5.2.9. Offsets are those of the specification's table 5.9.
@@ -184,7 +203,7 @@ Bytes build_acpi_tables(unsigned cpus) {
   const std::uint64_t madt_address = add(madt(cpus));
   const Bytes root = rsdp(add(xsdt({fadt_address, madt_address})));
   std::copy(root.begin(), root.end(), out.begin());
-  if (out.size() > kAcpiTablesEnd - kAcpiTables) throw std::logic_error("ACPI tables too large");
+  if (out.size() > kGenerationId - kAcpiTables) throw std::logic_error("ACPI tables too large");
   return out;
 }
 

@@ -132,9 +132,15 @@ Bytes io_register(std::string_view region, std::string_view field, std::uint16_t
   return join({region_term, field_term});
 }
 
-Bytes if_bits(std::string_view field, std::uint64_t mask, const Bytes& terms) {
+Bytes store_local(std::string_view field) {
+  const Bytes local0 = {0x60};
+  return join({{0x70}, name_string(field), local0});  // DefStore
+}
+
+Bytes if_local_bits(std::uint64_t mask, const Bytes& terms) {
+  const Bytes local0 = {0x60};
   const Bytes no_target = {0x00};
-  const Bytes condition = join({{0x7b}, name_string(field), integer(mask), no_target});  // DefAnd
+  const Bytes condition = join({{0x7b}, local0, integer(mask), no_target});  // DefAnd
   return join({{0xa0}, with_length(join({condition, terms}))});
 }
 

@@ -30,8 +30,10 @@ Bytes serialized_method(std::string_view path, unsigned arguments,
 Bytes notify(std::string_view path, std::uint64_t value);  // DefNotify
 /// An operation region of one I/O port, and a field that is its byte.
 Bytes io_register(std::string_view region, std::string_view field, std::uint16_t port);
-/// If (field & mask) { terms }
-Bytes if_bits(std::string_view field, std::uint64_t mask, const Bytes& terms);
+/// Local0 = field: reads it once.
+Bytes store_local(std::string_view field);
+/// If (Local0 & mask) { terms }
+Bytes if_local_bits(std::uint64_t mask, const Bytes& terms);
 
 /// A buffer of resource descriptors, closed with an end tag.
 Bytes resource_template(std::initializer_list<Bytes> descriptors);

@@ -35,6 +35,9 @@ constexpr std::uint64_t kCommandLineMax = 0x1'0000;  // with the terminating zer
 constexpr std::uint64_t kLowMemoryEnd = 0x9'fc00;    // where PC firmware keeps its EBDA
 constexpr std::uint64_t kAcpiTables = 0xe'0000;      // RSDP first: operating systems scan from here
 constexpr std::uint64_t kAcpiTablesEnd = 0x10'0000;
+/// The 16 bytes of the virtual machine generation ID (Microsoft, "Virtual Machine Generation ID"),
+/// in a page of their own, 8-byte aligned.
+constexpr std::uint64_t kGenerationId = 0xf'e000;
 /// Where a PC's firmware begins after a reset. Linux goes there in real mode to restart a machine
 /// with reduced ACPI hardware and no EFI, instead of trying ACPI's reset register.
 constexpr std::uint64_t kResetVector = 0xf'fff0;
@@ -64,11 +67,13 @@ constexpr std::uint16_t kSleepStatusPort = kPowerPort + 1;   // WAK_STS bit 7, w
 constexpr std::uint16_t kResetPort = kPowerPort + 2;         // a write of kResetValue resets
 constexpr std::uint16_t kEventsPort = kPowerPort + 3;  // what the GED's _EVT reads; reading clears
 constexpr std::uint8_t kEventPowerButton = 0x01;       // Notify the PNP0C0C device with 0x80
+constexpr std::uint8_t kEventGeneration = 0x02;        // and the VM_Gen_Counter with 0x80
 constexpr std::uint8_t kSleepTypeS5 = 5;               // _S5_: SLP_TYP for power-off
 constexpr std::uint8_t kSleepEnable = 0x20;
 constexpr std::uint8_t kResetValue = 0x01;
 /// What a guest writes to kSleepControlPort to power off.
 constexpr std::uint8_t kPowerOffValue = kSleepTypeS5 << 2 | kSleepEnable;  // 0x34
+constexpr std::uint16_t kPanicPort = 0x505;    // where QEMU has its pvpanic
 constexpr std::uint16_t kKeyboardPort = 0x64;  // 8042 command port: only its reset is there
 constexpr std::uint8_t kKeyboardResetValue = 0xfe;
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -14,6 +15,7 @@
 #include "vmm/boot/elf.h"
 #include "vmm/boot/layout.h"
 #include "vmm/boot/pvh.h"
+#include "vmm/sys/error.h"
 #include "vmm/sys/unique_fd.h"
 
 namespace godwit::boot {
@@ -136,6 +138,12 @@ InitrdRange place_initrd(std::uint64_t size, const LoadedKernel& kernel,
                   (size + kMiB - 1) / kMiB, memory.size() / kMiB));
 }
 
+void write_generation_id(memory::GuestMemory& memory) {
+  std::array<std::byte, 16> id{};
+  if (::getentropy(id.data(), id.size()) != 0) sys::throw_errno("getentropy");
+  memory.write(kGenerationId, id);
+}
+
 Entry load(const vmm::MachineConfig& config, memory::GuestMemory& memory) {
   if (memory.size() < 2 * kMiB) throw std::runtime_error("a guest needs at least 2 MiB of memory");
   std::vector<std::byte> image;
@@ -148,6 +156,7 @@ Entry load(const vmm::MachineConfig& config, memory::GuestMemory& memory) {
   write_command_line(config.command_line, kernel, memory);
   const std::uint64_t rsdp = write_acpi_tables(config.cpus, memory);
   write_reset_vector(memory);
+  write_generation_id(memory);
 
   Entry entry;
   entry.mode = kernel.mode;

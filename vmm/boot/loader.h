@@ -11,6 +11,9 @@ namespace godwit::boot {
 /// `memory` must be fresh (all zero). Throws std::runtime_error with one line naming the file.
 Entry load(const vmm::MachineConfig& config, memory::GuestMemory& memory);
 
+/// Puts a new random ID where the ACPI tables say it is (kGenerationId).
+void write_generation_id(memory::GuestMemory& memory);
+
 /// Where the initrd goes: page-aligned, as high as `kernel` and 32-bit RAM allow, clear of the
 /// kernel. Throws ImageError when it does not fit.
 InitrdRange place_initrd(std::uint64_t size, const LoadedKernel& kernel,

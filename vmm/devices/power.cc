@@ -19,9 +19,11 @@ constexpr std::uint8_t kSleepTypeMask = 0x1c;
 Power::Power(InterruptLine& events, std::function<void()> power_off, std::function<void()> reset)
     : interrupt_(events), power_off_(std::move(power_off)), reset_(std::move(reset)) {}
 
-void Power::press_button() {
+void Power::press_button() { announce(boot::kEventPowerButton); }
+
+void Power::announce(std::uint8_t event) {
   const std::lock_guard lock(mutex_);
-  events_ |= boot::kEventPowerButton;
+  events_ |= event;
   if (!quiesced_) interrupt_.trigger();
 }
 
@@ -66,7 +68,8 @@ void Power::restore(vmm::StateReader& reader, std::uint32_t instance) {
   const std::lock_guard lock(mutex_);
   reader.begin(kind(), kStateVersion, instance);
   const auto events = reader.get<std::uint8_t>();
-  if ((events & ~boot::kEventPowerButton) != 0) reader.fail("unknown event");
+  if ((events & ~(boot::kEventPowerButton | boot::kEventGeneration)) != 0)
+    reader.fail("unknown event");
   events_ = events;
 }
 

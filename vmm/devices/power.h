@@ -6,8 +6,10 @@
 //   offset 0  sleep control (write): SLP_TYP in bits 2-4, SLP_EN bit 5; type S5 powers off
 //   offset 1  sleep status: reads 0, nothing here ever wakes
 //   offset 2  reset (write)
-//   offset 3  events (read clears): bit 0 the power button; an edge on the event line announces it,
-//             and the DSDT's _EVT method reads the register and notifies the PNP0C0C device
+//   offset 3  events (read clears): bit 0 the power button, bit 1 a new generation ID; an edge on
+//   the
+//             event line announces them, and the DSDT's _EVT method reads the register and notifies
+//             the PNP0C0C or the VM_Gen_Counter device
 //
 // Of a PC's other legacy ports only the keyboard controller's reset is there (KeyboardReset); what
 // is not there reads all-ones: no keyboard (FADT: 8042 clear), no CMOS clock (FADT: CMOS RTC not
@@ -33,6 +35,8 @@ class Power final : public Device {
 
   /// Presses the power button. Any thread; while quiesced the press waits for resume().
   void press_button();
+  /// Sets a bit of the event register, by the same rules.
+  void announce(std::uint8_t event);
 
   std::string_view kind() const override { return "power"; }
   void read(std::uint64_t offset, std::span<std::byte> data) override;

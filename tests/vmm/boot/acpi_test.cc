@@ -95,8 +95,9 @@ TEST(AcpiTables, DsdtDisassembles) {
   std::ifstream file(directory / "dsdt.dsl");
   const std::string source((std::istreambuf_iterator<char>(file)), {});
   for (const char* part : {"Name (_HID, EisaId (\"PNP0A03\")", "EisaId (\"PNP0501\")",
-                           "\"ACPI0013\"", "Notify (\\_SB.PWRB, 0x80)", "If ((EVTS & One))",
-                           "Name (\\_S5, Package (0x04)", "0xC0000000"}) {
+                           "\"ACPI0013\"", "Notify (\\_SB.PWRB, 0x80)", "Notify (\\_SB.VGEN, 0x80)",
+                           "If ((Local0 & One))", "VM_Gen_Counter", "0x000FE000", "QEMU0001",
+                           "0x0505", "Name (\\_S5, Package (0x04)", "0xC0000000"}) {
     EXPECT_NE(source.find(part), std::string::npos) << part << " is not in\n" << source;
   }
   EXPECT_EQ(std::system((in + "iasl -f dsdt.dsl >log2 2>&1").c_str()), 0);

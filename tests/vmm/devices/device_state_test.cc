@@ -10,6 +10,7 @@
 #include "tests/vmm/devices/virtio/net_fixture.h"
 #include "vmm/devices/pci/host_bridge.h"
 #include "vmm/devices/power.h"
+#include "vmm/devices/pvpanic.h"
 #include "vmm/devices/serial.h"
 
 namespace godwit::devices {
@@ -56,6 +57,15 @@ class KeyboardRig final : public Rig {
 
  private:
   KeyboardReset keyboard_{[] {}};
+};
+
+class PvpanicRig final : public Rig {
+ public:
+  Device& device() override { return pvpanic_; }
+  void use() override { write_as<std::uint8_t>(pvpanic_, 0, 1); }
+
+ private:
+  Pvpanic pvpanic_;
 };
 
 class HostBridgeRig final : public Rig {
@@ -111,6 +121,7 @@ const Kind kRigs[] = {
     {"Serial", [] { return std::unique_ptr<Rig>(new SerialRig); }},
     {"Power", [] { return std::unique_ptr<Rig>(new PowerRig); }},
     {"KeyboardReset", [] { return std::unique_ptr<Rig>(new KeyboardRig); }, false},
+    {"Pvpanic", [] { return std::unique_ptr<Rig>(new PvpanicRig); }},
     {"PciHostBridge", [] { return std::unique_ptr<Rig>(new HostBridgeRig); }},
     {"VirtioBlk", [] { return std::unique_ptr<Rig>(new BlkRig); }},
     {"VirtioNet", [] { return std::unique_ptr<Rig>(new NetRig); }},

@@ -31,6 +31,14 @@ TEST_F(PowerTest, OnlyTheResetValueResets) {
   EXPECT_EQ(offs_, 0);
 }
 
+TEST_F(PowerTest, EventsAddUpUntilTheyAreRead) {
+  power_.press_button();
+  power_.announce(boot::kEventGeneration);
+  EXPECT_EQ(line_.count, 2);
+  EXPECT_EQ(read_as<std::uint8_t>(power_, 3), 3);
+  EXPECT_EQ(read_as<std::uint8_t>(power_, 3), 0);
+}
+
 TEST_F(PowerTest, TheButtonRaisesAnEventThatReadingClears) {
   EXPECT_EQ(read_as<std::uint8_t>(power_, 3), 0);
   power_.press_button();
