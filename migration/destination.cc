@@ -9,6 +9,7 @@
 
 #include "migration/pre_fault.h"
 #include "migration/rdma_channel.h"
+#include "migration/shared_channel.h"
 #include "migration/tcp_channel.h"
 
 namespace godwit::migration {
@@ -68,7 +69,11 @@ void Destination::prepare() {
     throw ChannelError(why);
   }
   options_.admit(hello.machine);
-  machine_ = std::make_unique<vmm::Machine>(hello.machine, options_.console);
+  const bool shared_ram = static_cast<bool>(options_.ram);
+  machine_ = shared_ram
+                 ? std::make_unique<vmm::Machine>(hello.machine, options_.console,
+                                                  memory::GivenRam{std::move(options_.ram), true})
+                 : std::make_unique<vmm::Machine>(hello.machine, options_.console);
 
   Accept accept;
   std::unique_ptr<RdmaEndpoint> endpoint;
@@ -93,7 +98,12 @@ void Destination::prepare() {
     throw ChannelError(fmt::format("the peer sent {}, Begin was due", kind_name(begin.kind)));
   }
   transport_ = decode_begin(payload).transport;
-  if (transport_ == "rdma") {
+  if (shared_ram != (transport_ == "shared")) {
+    throw ChannelError(fmt::format("the peer began by {}, which was not agreed", transport_));
+  }
+  if (shared_ram) {
+    channel_ = std::make_unique<SharedChannel>(wire_);
+  } else if (transport_ == "rdma") {
     if (!endpoint) throw ChannelError("the peer began by RDMA, which was not agreed");
     channel_ = std::make_unique<RdmaChannel>(wire_, machine_->memory(), Role::kDestination,
                                              std::move(endpoint));

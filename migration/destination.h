@@ -17,6 +17,9 @@ struct DestinationOptions {
   /// to refuse it (what() is told to the peer).
   std::function<void(vmm::MachineConfig&)> admit = [](vmm::MachineConfig&) {};
   vmm::ConsoleSink console;
+  /// A memfd that is the guest's RAM already, for a source that hands it over: then the transport
+  /// has to be "shared". Else none.
+  sys::UniqueFd ram = {};
   /// Called once RAM is complete and before the state is restored (which writes kvmclock's pages):
   /// both ends stand still. Throws to refuse the guest.
   std::function<void(vmm::Machine&)> inspect = [](vmm::Machine&) {};
@@ -48,7 +51,7 @@ class Destination {
   Message next();
 
   Wire wire_;
-  const DestinationOptions options_;
+  DestinationOptions options_;
   std::unique_ptr<vmm::Machine> machine_;
   std::unique_ptr<Channel> channel_;
   std::string transport_;

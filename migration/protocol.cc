@@ -250,7 +250,7 @@ Accept decode_accept(std::span<const std::byte> payload) {
 Begin decode_begin(std::span<const std::byte> payload) {
   return decode(MessageKind::kBegin, payload, [](const json& body) {
     Begin begin{body.at("transport").get<std::string>()};
-    if (begin.transport != "rdma" && begin.transport != "tcp") {
+    if (begin.transport != "rdma" && begin.transport != "tcp" && begin.transport != "shared") {
       throw ChannelError("the peer began with an unknown transport");
     }
     return begin;

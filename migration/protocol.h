@@ -120,7 +120,7 @@ struct Accept {
 };
 
 struct Begin {
-  std::string transport;  // "rdma" or "tcp"
+  std::string transport;  // "rdma", "tcp" or "shared"
 };
 
 struct Running {

@@ -18,7 +18,7 @@ struct Round {
 struct Report {
   std::string status;     // "completed", "failed", "cancelled", "in-doubt"
   std::string reason;     // why not completed; one line
-  std::string transport;  // "rdma" or "tcp"; empty when it never came to that
+  std::string transport;  // "rdma", "tcp" or "shared"; empty when it never came to that
   std::string transport_reason;
   double total_ms = 0;
   double setup_ms = 0;     // until the first page could be sent

@@ -266,7 +266,8 @@ std::unique_ptr<vmm::Machine> restore_machine(OpenSnapshot open, vmm::ConsoleSin
         fmt::format("the guest has {} disks, not {}", config.disks.size(), moved_disks.size()));
   }
   for (std::size_t i = 0; i < moved_disks.size(); ++i) config.disks[i].path = moved_disks[i];
-  auto machine = std::make_unique<vmm::Machine>(config, std::move(console), std::move(open.memory));
+  auto machine = std::make_unique<vmm::Machine>(config, std::move(console),
+                                                memory::GivenRam{std::move(open.memory)});
   machine->lock_disks();
   for (std::size_t i = 0; i < config.disks.size(); ++i) {
     const DiskStamp now = stamp_of(config.disks[i]);

@@ -8,6 +8,7 @@
 
 #include "migration/page_scan.h"
 #include "migration/rdma_channel.h"
+#include "migration/shared_channel.h"
 #include "migration/tcp_channel.h"
 #include "vmm/sys/background.h"
 
@@ -52,8 +53,13 @@ class Cancelled : public std::runtime_error {
 }  // namespace
 
 Source::Source(vmm::Machine& machine, SourceOptions options)
+    : Source(machine, std::move(options), sys::UniqueFd()) {}
+
+Source::Source(vmm::Machine& machine, SourceOptions options, sys::UniqueFd successor)
     : machine_(machine),
       options_(std::move(options)),
+      successor_(std::move(successor)),
+      shared_ram_(successor_),
       sent_(machine.memory().pages()),
       throttle_(machine) {
   progress_.phase = "connecting";
@@ -63,7 +69,7 @@ Source::End Source::run() {
   const double cpu_before = own_cpu_ms(machine_);
   try {
     connect();
-    copy_ram();
+    if (!shared_ram_) copy_ram();
     switch_over();
     report_.status = "completed";
   } catch (const std::exception& error) {
@@ -87,7 +93,8 @@ Source::End Source::run() {
 }
 
 void Source::connect() {
-  auto wire = std::make_unique<Wire>(Wire::connect(options_.to, kConnectTimeout));
+  auto wire = std::make_unique<Wire>(shared_ram_ ? Wire(std::move(successor_))
+                                                 : Wire::connect(options_.to, kConnectTimeout));
   {
     const std::lock_guard lock(mutex_);
     wire_ = std::move(wire);
@@ -115,7 +122,9 @@ void Source::choose_transport(Wire& wire) {
     hello.data_bytes += range.bytes();
   std::unique_ptr<RdmaEndpoint> endpoint;
   std::string why_not;
-  if (options_.transport == Transport::kTcp) {
+  if (shared_ram_) {
+    why_not = "the same host";
+  } else if (options_.transport == Transport::kTcp) {
     why_not = "asked for";
   } else {
     try {
@@ -127,10 +136,15 @@ void Source::choose_transport(Wire& wire) {
       why_not = std::string("here ") + error.what();
     }
   }
-  if (options_.transport == Transport::kRdma && !endpoint)
+  if (!shared_ram_ && options_.transport == Transport::kRdma && !endpoint)
     throw ChannelError("no RDMA: " + why_not);
   wire.send_json(MessageKind::kHello, encode(hello));
   const Accept accept = decode_accept(expect(MessageKind::kAccept, kSetUpTimeoutMs).payload);
+  if (shared_ram_) {
+    channel_ = std::make_unique<SharedChannel>(wire);
+    report_.transport_reason = "both ends have the same memory";
+    return;
+  }
   if (endpoint && !accept.rdma) {
     why_not = "at the destination " + accept.rdma_reason;
   } else if (endpoint) {
@@ -296,14 +310,16 @@ void Source::switch_over() {
   const double save_ms = ms_since(state_start);
 
   const auto round_start = Clock::now();
-  PageBitmap pending(machine_.memory().pages());
-  machine_.dirty_log().collect(pending);
   const std::uint64_t before = report_.pages.sent;
-  send_chunk(pending.ranges());
+  if (!shared_ram_) {
+    PageBitmap pending(machine_.memory().pages());
+    machine_.dirty_log().collect(pending);
+    send_chunk(pending.ranges());
+  }
   channel_->send(MessageKind::kState, state);
   report_.last_round_ms = ms_since(round_start);
   const std::uint64_t pages = report_.pages.sent - before;
-  report_.rounds.push_back({pages, pages * kPageSize, report_.last_round_ms, 0});
+  if (!shared_ram_) report_.rounds.push_back({pages, pages * kPageSize, report_.last_round_ms, 0});
   report_.state_bytes = state.size();
 
   const auto ready_start = Clock::now();

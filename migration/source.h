@@ -42,6 +42,9 @@ class Source {
 
   /// `machine` is running, outlives this, and belongs to run() while that lasts.
   Source(vmm::Machine& machine, SourceOptions options);
+  /// Hands the guest over to the process at the other end of `successor`, a UNIX stream socket,
+  /// which has the same RAM (see DestinationOptions::ram): `options.to` is not used.
+  Source(vmm::Machine& machine, SourceOptions options, sys::UniqueFd successor);
 
   /// Blocks until the move has ended; never throws. report() tells why.
   End run();
@@ -72,6 +75,8 @@ class Source {
 
   vmm::Machine& machine_;
   const SourceOptions options_;
+  sys::UniqueFd successor_;  // until it is the wire's
+  const bool shared_ram_;
   const Clock::time_point began_ = Clock::now();
   Report report_;
   memory::PageBitmap sent_;  // pages that the destination may have as something else than zero

@@ -1,4 +1,5 @@
 // receive: takes one guest from another host and goes on running it.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -16,10 +17,13 @@
 #include "node/machine_options.h"
 #include "node/options.h"
 #include "node/serve.h"
+#include "node/succession.h"
 
 namespace godwit::node {
 
 namespace {
+
+constexpr const char* kNextSocket = ".next";  // of a process that is to succeed another
 
 Listener listen_on(const std::string& host_port) {
   try {
@@ -62,8 +66,9 @@ class Reception {
       : options_(options), console_(console), nets_(arrival_nets(options)), output_(console) {}
 
   /// Throws when the guest stays where it was.
-  void take(sys::UniqueFd connection, Interruption& interruption) {
+  void take(sys::UniqueFd connection, sys::UniqueFd ram, Interruption& interruption) {
     migration::DestinationOptions destination_options;
+    destination_options.ram = std::move(ram);
     destination_options.admit = [this](vmm::MachineConfig& config) { admit(config); };
     destination_options.console = Guest::sink(output_);
     migration::Destination destination(std::move(connection), std::move(destination_options));
@@ -85,6 +90,12 @@ class Reception {
     }
   }
 
+  /// The guest is here: everything else of its predecessor's, as soon as that has let it go.
+  void succeed(const sys::UniqueFd& predecessor) {
+    serving_->rename_socket(socket_path(options_, name_));
+    await_predecessor(predecessor);
+  }
+
   int run() {
     return serving_->run({.command = "receive",
                           .read_stdin = console_.kind == ConsoleConfig::Kind::kStdio,
@@ -104,8 +115,11 @@ class Reception {
     replace_taps(config, nets_);
     name_ = config.name;
     kernel_ = config.kernel;
-    auto socket = std::make_unique<ControlSocket>(socket_path(options_, name_), name_);
+    std::string path = socket_path(options_, name_);
+    if (options_.has("predecessor")) path += kNextSocket;  // as long as it has the other
+    auto socket = std::make_unique<ControlSocket>(path, name_);
     guest_.emplace(config, output_, Guest::Arriving{});
+    guest_->set_successor_words(successor_words(options_, name_));
     serving_.emplace(*guest_, std::move(socket));
   }
 
@@ -118,6 +132,26 @@ class Reception {
   std::optional<Guest> guest_;
   std::optional<Serving> serving_;  // after guest_: it goes first
 };
+
+void await_guest(Reception& reception, const std::string& where, Interruption& interruption) {
+  const Listener listener = listen_on(where);
+  migration::Destination::warm_up();  // before a source is told to come
+  fmt::print(stderr, "godwit: receive: listening on {}\n", listener.address());
+  sys::UniqueFd connection = listener.accept(interruption.event());
+  if (connection) reception.take(std::move(connection), {}, interruption);
+}
+
+/// From the process that this one succeeds.
+void take_over(Reception& reception, const std::string& descriptors, Interruption& interruption) {
+  try {
+    Predecessor predecessor = take_predecessor(descriptors);
+    const sys::UniqueFd end(::fcntl(predecessor.connection.get(), F_DUPFD_CLOEXEC, 0));
+    reception.take(std::move(predecessor.connection), std::move(predecessor.ram), interruption);
+    reception.succeed(end);
+  } catch (const std::invalid_argument& error) {
+    throw UsageError(fmt::format("--predecessor: {}", error.what()));
+  }
+}
 
 /// The early answer to what admit() would find only when a guest comes.
 void check_socket_is_free(const Options& options) {
@@ -139,19 +173,21 @@ int receive_command(const Words& words) {
       "names they have there.",
       kServeExitCodes);
   options.value("listen", "HOST:PORT", "where to wait; port 0 lets the kernel choose")
-      .value("name", "NAME", "call the guest NAME here");
+      .value("name", "NAME", "call the guest NAME here")
+      .value("predecessor", "FD,FD", "take a guest of this host over; for godwit upgrade to use");
   add_arrival_options(options);
   add_serve_options(options);
   if (!options.parse(words)) return kExitOk;
 
   const ConsoleConfig console = console_config(options);
-  const std::string where = options.text("listen");
+  const bool succeeds = options.has("predecessor");
+  const std::string where = succeeds ? "" : options.text("listen");
   if (options.has("name")) {
     const std::string why = name_complaint(options.text("name"));
     if (!why.empty()) throw UsageError("--name: " + why);
   }
   check_kvm();
-  check_socket_is_free(options);
+  if (!succeeds) check_socket_is_free(options);
   HostEvents::block_signals();
   Reception reception(options, console);
   Interruption interruption;
@@ -160,11 +196,11 @@ int receive_command(const Words& words) {
                                       interruption.raise(number);
                                     }});
     try {
-      const Listener listener = listen_on(where);
-      migration::Destination::warm_up();  // before a source is told to come
-      fmt::print(stderr, "godwit: receive: listening on {}\n", listener.address());
-      sys::UniqueFd connection = listener.accept(interruption.event());
-      if (connection) reception.take(std::move(connection), interruption);
+      if (succeeds) {
+        take_over(reception, options.text("predecessor"), interruption);
+      } else {
+        await_guest(reception, where, interruption);
+      }
     } catch (const std::exception&) {
       if (interruption.signal() == 0) throw;
     }

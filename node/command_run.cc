@@ -28,6 +28,7 @@ int run_command(const Words& words) {
   auto socket = std::make_unique<ControlSocket>(socket_path(options, config.name), config.name);
   ConsoleOutput output(console);
   Guest guest(config, output);
+  guest.set_successor_words(successor_words(options, config.name));
   Serving serving(guest, std::move(socket));
   return serving.run({.command = "run",
                       .read_stdin = console.kind == ConsoleConfig::Kind::kStdio,

@@ -18,7 +18,7 @@ namespace godwit::node {
 
 namespace {
 
-constexpr std::array<Command, 20> kCommands{{
+constexpr std::array<Command, 21> kCommands{{
     {"run", run_command, "boot a guest and run it in the foreground"},
     {"receive", receive_command, "take one guest from another host and run it"},
     {"migrate", migrate_command, "move a running guest to another host"},
@@ -30,6 +30,7 @@ constexpr std::array<Command, 20> kCommands{{
     {"pause", pause_command, "stop a guest's CPUs"},
     {"resume", resume_command, "let a paused guest run on"},
     {"stop", stop_command, "press a guest's power button, or end it with --force"},
+    {"upgrade", upgrade_command, "have a guest go on under another version of godwit"},
     {"resolve", resolve_command, "decide where a guest runs after a move lost its connection"},
     {"top", top_command, "watch a node: hosts, guests, moves, decisions"},
     {"node", node_command, "keep the guests of this host and balance them with its peers"},

@@ -22,6 +22,7 @@ int pause_command(const Words& words);
 int resume_command(const Words& words);
 int stop_command(const Words& words);
 int resolve_command(const Words& words);
+int upgrade_command(const Words& words);
 int top_command(const Words& words);
 int node_command(const Words& words);
 int start_command(const Words& words);

@@ -151,11 +151,20 @@ constexpr std::array<Endpoint, 8> kEndpoints{{
     {"PUT", "/v1/resolve", resolve},
 }};
 
-/// POST /v1/migrate and /v1/snapshot answer later.
+std::string program(const ApiRequest& request) {
+  std::string path = text(object(request, {"program"}), "program", "");
+  if (path.empty() || path.front() != '/') {
+    throw BadRequest("program is missing: the absolute path of a godwit");
+  }
+  return path;
+}
+
+/// POST /v1/migrate, /v1/upgrade and /v1/snapshot answer later.
 void begin(GuestControl& guest, const ApiRequest& request, const ApiReply& reply) {
   const auto done = [reply](const json& report) { reply(ok(report)); };
   try {
     if (request.target == "/v1/migrate") return guest.migrate(move_request(request), done);
+    if (request.target == "/v1/upgrade") return guest.upgrade(program(request), done);
     guest.snapshot(snapshot_request(request), done);
   } catch (...) {
     answer(reply,
@@ -164,7 +173,8 @@ void begin(GuestControl& guest, const ApiRequest& request, const ApiReply& reply
 }
 
 void handle(GuestControl& guest, const ApiRequest& request, const ApiReply& reply) {
-  if (request.target == "/v1/migrate" || request.target == "/v1/snapshot") {
+  if (request.target == "/v1/migrate" || request.target == "/v1/upgrade" ||
+      request.target == "/v1/snapshot") {
     if (request.method == "POST") return begin(guest, request, reply);
     return reply(api_error(405, request.target + " takes POST"));
   }

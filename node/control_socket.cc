@@ -53,6 +53,11 @@ void make_runtime_directory(const std::string& path) {
   if (::mkdir(directory.c_str(), 0700) < 0 && errno != EEXIST) fail(directory, errno);
 }
 
+ino_t inode_of(const std::string& path) {
+  struct stat info {};
+  return ::lstat(path.c_str(), &info) == 0 ? info.st_ino : 0;
+}
+
 /// Held while a path is claimed, so that two processes cannot both find it stale.
 sys::UniqueFd lock_directory_of(const std::string& path) {
   const auto parent = std::filesystem::path(path).parent_path();
@@ -137,6 +142,7 @@ ControlSocket::ControlSocket(const std::string& path, const std::string& name)
     error = bind_to(listener_, address);
   }
   if (error != 0) fail("control socket " + path_, error);
+  inode_ = inode_of(path_);
   if (::listen(listener_.get(), 64) < 0) {
     const int listen_error = errno;
     ::unlink(path_.c_str());
@@ -144,6 +150,14 @@ ControlSocket::ControlSocket(const std::string& path, const std::string& name)
   }
 }
 
-ControlSocket::~ControlSocket() { ::unlink(path_.c_str()); }
+void ControlSocket::rename(const std::string& path) {
+  const std::string absolute = std::filesystem::absolute(path).string();
+  if (::rename(path_.c_str(), absolute.c_str()) < 0) fail("control socket " + absolute, errno);
+  path_ = absolute;
+}
+
+ControlSocket::~ControlSocket() {
+  if (inode_of(path_) == inode_) ::unlink(path_.c_str());
+}
 
 }  // namespace godwit::node

@@ -2,6 +2,8 @@
 // listens on its socket; a socket nobody listens on is left over from a dead process and replaced.
 #pragma once
 
+#include <sys/types.h>
+
 #include <string>
 #include <vector>
 
@@ -36,11 +38,15 @@ class ControlSocket {
   ControlSocket& operator=(const ControlSocket&) = delete;
 
   const std::string& path() const { return path_; }
+  /// From now on the socket is called `path`; a socket that is there is replaced, at once. Throws
+  /// std::runtime_error.
+  void rename(const std::string& path);
   /// The listening descriptor; moved out once, to the server.
   sys::UniqueFd take_listener() { return std::move(listener_); }
 
  private:
   std::string path_;
+  ino_t inode_ = 0;  // another process's socket may have taken the path since
   sys::UniqueFd listener_;
 };
 

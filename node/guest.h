@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <mutex>
@@ -13,6 +14,7 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "node/console.h"
 #include "node/guest_control.h"
@@ -52,6 +54,10 @@ class Guest : public GuestControl {
   /// Blocks until the guest is over; a reset boots it again. Called by one thread, once.
   Outcome wait();
 
+  /// The options of `godwit receive` with which a successor of this process serves the guest as
+  /// this one does. Before it can be asked to upgrade.
+  void set_successor_words(std::vector<std::string> words) { successor_words_ = std::move(words); }
+
   /// Ends the guest as soon as that can be done cleanly: a move is cancelled first. From any
   /// thread.
   void end(Outcome outcome);
@@ -66,6 +72,7 @@ class Guest : public GuestControl {
   void resume() override;
   void stop(bool force) override;
   void migrate(const MoveRequest& request, MoveDone done) override;
+  void upgrade(const std::string& program, MoveDone done) override;
   void snapshot(const SnapshotRequest& request, MoveDone done) override;
   nlohmann::json migration() override;
   void cancel_migration() override;
@@ -87,6 +94,8 @@ class Guest : public GuestControl {
   /// Throws Conflict unless the guest is in one of these states.
   void require(std::initializer_list<State> allowed, const char* what) const;
   void end_locked(Outcome outcome);
+  void begin_move(const char* what, const std::function<std::unique_ptr<Move>()>& make,
+                  MoveDone done);
   void run_move(const MoveDone& done);
   void run_snapshot(const MoveDone& done);
   /// The machine belongs to mover_.
@@ -111,7 +120,8 @@ class Guest : public GuestControl {
   memory::DirtyRate dirty_rate_;    // of machine_'s memory
   std::optional<Outcome> outcome_;  // how it is to end, once that is decided
 
-  MoveRequest move_request_;
+  std::vector<std::string> successor_words_;
+  std::string moving_to_;
   std::unique_ptr<Move> move_;  // while kMigrating
   SnapshotRequest snapshot_request_;
   std::unique_ptr<SnapshotJob> snapshot_;  // while kSnapshotting

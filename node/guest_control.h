@@ -54,6 +54,8 @@ class GuestControl {
   virtual void stop(bool force) = 0;
   /// Starts a move and returns.
   virtual void migrate(const MoveRequest& request, MoveDone done) = 0;
+  /// Starts to hand the guest over to a process that runs `program`, another godwit, and returns.
+  virtual void upgrade(const std::string& program, MoveDone done) = 0;
   /// Starts to take a snapshot and returns; `done` gets its report.
   virtual void snapshot(const SnapshotRequest& request, MoveDone done) = 0;
   /// Progress of the move that is going on, or the last report, or null.

@@ -8,12 +8,26 @@ namespace godwit::node {
 using nlohmann::json;
 
 void Guest::migrate(const MoveRequest& request, MoveDone done) {
+  begin_move(
+      "move", [&] { return std::make_unique<Move>(*machine_, request); }, std::move(done));
+}
+
+void Guest::upgrade(const std::string& program, MoveDone done) {
+  begin_move(
+      "upgrade", [&] { return std::make_unique<Move>(*machine_, program, successor_words_); },
+      std::move(done));
+}
+
+void Guest::begin_move(const char* what, const std::function<std::unique_ptr<Move>()>& make,
+                       MoveDone done) {
   const std::lock_guard lock(mutex_);
-  require({State::kRunning}, "move");
-  if (outcome_) throw Conflict(fmt::format("cannot move {}: it is about to end", config_.name));
+  require({State::kRunning}, what);
+  if (outcome_) {
+    throw Conflict(fmt::format("cannot {} {}: it is about to end", what, config_.name));
+  }
   if (mover_.joinable()) mover_.join();  // an earlier one, over since before the state changed
-  move_ = std::make_unique<Move>(*machine_, request);
-  move_request_ = request;
+  move_ = make();
+  moving_to_ = move_->to();
   state_ = State::kMigrating;
   output_.hurry(true);
   mover_ = std::thread([this, done = std::move(done)] { run_move(done); });
@@ -31,8 +45,7 @@ void Guest::run_move(const MoveDone& done) {
     switch (end) {
       case Move::End::kMoved:
         state_ = State::kOver;  // whatever else was wanted: it never runs here again
-        outcome_ =
-            Outcome{Outcome::Kind::kMoved, 0, config_.name + " moved to " + move_request_.to};
+        outcome_ = Outcome{Outcome::Kind::kMoved, 0, config_.name + " moved to " + moving_to_};
         break;
       case Move::End::kHere:
         // Paused if it could not go on; the report says why.
@@ -66,8 +79,8 @@ void Guest::resolve(bool here) {
   const std::lock_guard lock(mutex_);
   if (state_ != State::kInDoubt) throw Conflict(fmt::format("{} is not in doubt", config_.name));
   if (!here) {
-    return end_locked({Outcome::Kind::kMoved, 0,
-                       config_.name + " runs at " + move_request_.to + ", as resolved"});
+    return end_locked(
+        {Outcome::Kind::kMoved, 0, config_.name + " runs at " + moving_to_ + ", as resolved"});
   }
   Move::take_back(*machine_);
   state_ = State::kRunning;

@@ -4,6 +4,7 @@
 
 #include "node/commands.h"
 #include "node/start_clock.h"
+#include "node/succession.h"
 
 int main(int argc, char** argv) {
   godwit::node::start_clock();
@@ -11,5 +12,5 @@ int main(int argc, char** argv) {
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd) {
     if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) < 0) return 1;
   }
-  return godwit::node::dispatch(argc, argv);
+  return godwit::node::await_successors(godwit::node::dispatch(argc, argv));
 }

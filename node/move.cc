@@ -1,14 +1,20 @@
 #include "node/move.h"
 
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "migration/report.h"
 #include "migration/source.h"
 #include "node/host_port.h"
+#include "node/succession.h"
 
 namespace godwit::node {
 
 namespace {
+
+constexpr double kUpgradeTimeoutMs = 20'000;  // for a program to start and to build a machine
 
 migration::SourceOptions source_options(const MoveRequest& request) {
   const std::string why = destination_complaint(request.to);
@@ -24,20 +30,49 @@ migration::SourceOptions source_options(const MoveRequest& request) {
   return options;
 }
 
+migration::SourceOptions upgrade_options(const std::string& to) {
+  migration::SourceOptions options;
+  options.to = to;
+  options.timeout_ms = kUpgradeTimeoutMs;
+  return options;
+}
+
+int shareable_ram(vmm::Machine& machine) {
+  if (machine.memory().private_copy()) {
+    throw Conflict(
+        "a guest restored from a snapshot has memory of this process only: move it to a godwit "
+        "receive on this host instead");
+  }
+  return machine.memory().memfd();
+}
+
 }  // namespace
 
 struct Move::Impl {
+  Impl(vmm::Machine& machine, const MoveRequest& request)
+      : to(request.to), source(machine, source_options(request)) {}
+  Impl(vmm::Machine& machine, const std::string& program, const std::vector<std::string>& words)
+      : successor(std::in_place, program, words, shareable_ram(machine)),
+        to(fmt::format("process {}", successor->pid())),
+        source(machine, upgrade_options(to), successor->take_connection()) {}
+
+  std::optional<Successor> successor;
   std::string to;
   migration::Source source;
 };
 
 Move::Move(vmm::Machine& machine, const MoveRequest& request)
-    : impl_(new Impl{request.to, {machine, source_options(request)}}) {}
+    : impl_(std::make_unique<Impl>(machine, request)) {}
+
+Move::Move(vmm::Machine& machine, const std::string& program, const std::vector<std::string>& words)
+    : impl_(std::make_unique<Impl>(machine, program, words)) {}
 
 Move::~Move() = default;
 
 Move::End Move::run() {
-  switch (impl_->source.run()) {
+  const migration::Source::End end = impl_->source.run();
+  if (impl_->successor && end != migration::Source::End::kHere) impl_->successor->let_go();
+  switch (end) {
     case migration::Source::End::kMoved:
       return End::kMoved;
     case migration::Source::End::kHere:
@@ -47,6 +82,8 @@ Move::End Move::run() {
   }
   return End::kInDoubt;
 }
+
+const std::string& Move::to() const { return impl_->to; }
 
 void Move::cancel() { impl_->source.cancel(); }
 

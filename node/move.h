@@ -3,6 +3,8 @@
 
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
 
 #include "node/guest_control.h"
 #include "vmm/machine.h"
@@ -16,6 +18,9 @@ class Move {
 
   /// `machine` must outlive it. Throws BadRequest when `request` cannot be meant.
   Move(vmm::Machine& machine, const MoveRequest& request);
+  /// To a new process of this host, which runs `program` with these words. Throws
+  /// std::runtime_error when it cannot be started, Conflict for a machine that cannot go this way.
+  Move(vmm::Machine& machine, const std::string& program, const std::vector<std::string>& words);
   ~Move();
   Move(const Move&) = delete;
   Move& operator=(const Move&) = delete;
@@ -23,6 +28,9 @@ class Move {
   /// Blocks until the move has ended, one way or another; never throws. The machine belongs to the
   /// calling thread until then. With kHere it is as it was before.
   End run();
+
+  /// Where the guest goes, in words.
+  const std::string& to() const;
 
   /// Asks for the move to be given up; too late once it is committed. From any thread.
   void cancel();

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <stdexcept>
 #include <thread>
 
@@ -100,6 +101,11 @@ ConsoleConfig console_config(const Options& options) {
 
 std::string socket_path(const Options& options, const std::string& name) {
   return options.has("api") ? options.text("api") : socket_of(name);
+}
+
+std::vector<std::string> successor_words(const Options& options, const std::string& name) {
+  const std::filesystem::path socket = std::filesystem::absolute(socket_path(options, name));
+  return {"--name", name, "--console", options.text("console"), "--api", socket.string()};
 }
 
 Serving::Serving(Guest& guest, std::unique_ptr<ControlSocket> socket)

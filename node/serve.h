@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "node/console.h"
 #include "node/control_server.h"
@@ -20,6 +21,9 @@ ConsoleConfig console_config(const Options& options);
 /// Path of the control socket: --api, or the guest's in the runtime directory.
 std::string socket_path(const Options& options, const std::string& name);
 
+/// What a successor of this process is told so that it serves the guest in the same way.
+std::vector<std::string> successor_words(const Options& options, const std::string& name);
+
 struct ServeOptions {
   std::string command;     // "run" or "receive", for messages
   bool read_stdin = true;  // the console is the terminal
@@ -35,6 +39,9 @@ class Serving {
   /// Serves the guest until it is over and returns the exit code; by then the control socket is
   /// gone and the terminal as before. HostEvents::block_signals() must have been called. Once.
   int run(const ServeOptions& options);
+
+  /// See ControlSocket::rename().
+  void rename_socket(const std::string& path) { socket_->rename(path); }
 
  private:
   Guest& guest_;

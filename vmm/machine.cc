@@ -104,7 +104,8 @@ kvm::KvmVm create_vm(const kvm::Kvm& kvm) {
 }  // namespace
 
 struct Machine::Parts {
-  Parts(MachineConfig machine_config, ConsoleSink console_sink, sys::UniqueFd ram);
+  Parts(MachineConfig machine_config, ConsoleSink console_sink,
+        std::optional<memory::GivenRam> ram);
   ~Parts();
 
   void end(End why);
@@ -146,10 +147,11 @@ struct Machine::Parts {
   std::vector<std::unique_ptr<Vcpu>> vcpus;  // last: their threads use all of the above
 };
 
-Machine::Parts::Parts(MachineConfig machine_config, ConsoleSink console_sink, sys::UniqueFd ram)
+Machine::Parts::Parts(MachineConfig machine_config, ConsoleSink console_sink,
+                      std::optional<memory::GivenRam> ram)
     : config(checked(std::move(machine_config))),
       kvm(checked_kvm()),
-      memory(ram ? memory::GuestMemory(config.memory_bytes, std::move(ram))
+      memory(ram ? memory::GuestMemory(config.memory_bytes, config.huge_pages, std::move(*ram))
                  : memory::GuestMemory(config.memory_bytes, config.huge_pages)),
       vm(create_vm(kvm)),
       dirty_log(vm, memory),
@@ -243,9 +245,9 @@ void Machine::Parts::require_paused(const char* what) const {
 }
 
 Machine::Machine(MachineConfig config, ConsoleSink console)
-    : Machine(std::move(config), std::move(console), {}) {}
+    : parts_(std::make_unique<Parts>(std::move(config), std::move(console), std::nullopt)) {}
 
-Machine::Machine(MachineConfig config, ConsoleSink console, sys::UniqueFd ram)
+Machine::Machine(MachineConfig config, ConsoleSink console, memory::GivenRam ram)
     : parts_(std::make_unique<Parts>(std::move(config), std::move(console), std::move(ram))) {}
 
 Machine::~Machine() {

@@ -53,9 +53,9 @@ class Machine {
   /// Builds the machine in its shape: RAM (holes), vCPUs, devices, wiring. Disks are opened but not
   /// locked. Throws std::system_error or std::runtime_error with one line for the user.
   Machine(MachineConfig config, ConsoleSink console);
-  /// The same with RAM that is a private copy of `ram`, a file of just that size (see GuestMemory);
-  /// huge pages are not used for it.
-  Machine(MachineConfig config, ConsoleSink console, sys::UniqueFd ram);
+  /// The same with RAM that is there already (see GuestMemory). Of machines that share RAM at most
+  /// one may run, and only one that got the other's state; restore() and resume() write to it.
+  Machine(MachineConfig config, ConsoleSink console, memory::GivenRam ram);
   ~Machine();
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;

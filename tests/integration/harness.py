@@ -139,8 +139,11 @@ class Process:
         return status
 
     def end(self):
-        """Kills it and closes everything; for clean-up only."""
-        self.signal(signal.SIGKILL)
+        """Kills it, with those that an upgrade has put in its place, and closes everything; for clean-up only."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
         self.process.wait()
         self.err.thread.join(5)
         if self.process.stdout:  # a terminal stays open

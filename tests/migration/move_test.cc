@@ -246,7 +246,7 @@ TEST_F(SnapshotTest, OfAPausedGuestItIsThatMoment) {
   EXPECT_FALSE(machine.running());
   OpenSnapshot open = open_snapshot(directory_);
   EXPECT_EQ(checksum_of_memory(open.memory.get(), 32 << 20), open.snapshot.memory_checksum);
-  memory::GuestMemory written(32 << 20, std::move(open.memory));
+  memory::GuestMemory written(32 << 20, false, {std::move(open.memory)});
   EXPECT_EQ(different_pages(machine.memory(), written), std::vector<std::uint64_t>());
 }
 

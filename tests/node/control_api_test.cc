@@ -70,6 +70,16 @@ TEST_F(ControlApi, AnswersASnapshotWhenItEnds) {
   EXPECT_EQ(status("GET", "/v1/snapshot"), 405u);
 }
 
+TEST_F(ControlApi, UpgradesToAnAbsolutePathOnly) {
+  EXPECT_EQ(status("POST", "/v1/upgrade", R"({"program":"/usr/bin/godwit"})"), 200u);
+  for (const auto* body :
+       {"", "{}", R"({"program":"godwit"})", R"({"program":7})", R"({"to":"b:1"})"}) {
+    EXPECT_EQ(status("POST", "/v1/upgrade", body), 400u) << body;
+  }
+  EXPECT_EQ(status("PUT", "/v1/upgrade"), 405u);
+  EXPECT_EQ(guest_.calls, (std::vector<std::string>{"upgrade /usr/bin/godwit"}));
+}
+
 TEST_F(ControlApi, RefusesBodiesThatMakeNoSense) {
   for (const auto* body :
        {"", "{", "[]", "null", R"({"to":1})", R"({"to":"b:1","transport":"pigeon"})",

@@ -16,11 +16,18 @@ void reset_world() { slot() = std::make_unique<FakeWorld>(); }
 
 struct Move::Impl {
   vmm::Machine& machine;
+  std::string to;
 };
-Move::Move(vmm::Machine& machine, const MoveRequest& request) : impl_(new Impl{machine}) {
+Move::Move(vmm::Machine& machine, const MoveRequest& request)
+    : impl_(new Impl{machine, request.to}) {
   if (request.to == "nonsense") throw BadRequest("to: nonsense is not HOST:PORT");
 }
+Move::Move(vmm::Machine& machine, const std::string& program, const std::vector<std::string>& words)
+    : impl_(new Impl{machine, program}) {
+  for (const std::string& word : words) world().note(word);
+}
 Move::~Move() = default;
+const std::string& Move::to() const { return impl_->to; }
 Move::End Move::run() {
   world().note("move");
   std::unique_lock lock(world().mutex);

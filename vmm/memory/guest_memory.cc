@@ -44,6 +44,17 @@ sys::UniqueFd create_memfd(std::uint64_t size, bool huge_pages) {
   return fd;
 }
 
+sys::UniqueFd checked_memfd(sys::UniqueFd fd, std::uint64_t size) {
+  struct stat info = {};
+  sys::check(::fstat(fd.get(), &info), "ask for the size of guest memory");
+  const int seals = ::fcntl(fd.get(), F_GET_SEALS);
+  if (static_cast<std::uint64_t>(info.st_size) != size || seals < 0 ||
+      (seals & F_SEAL_SHRINK) == 0) {
+    throw std::invalid_argument("the memory handed over is not guest memory of that size");
+  }
+  return fd;
+}
+
 sys::Mapping map_ram(int memfd, std::uint64_t size, bool huge_pages, int sharing) try {
   // NORESERVE would let huge pages run out under the guest, which is a SIGBUS; so they are
   // reserved.
@@ -123,8 +134,11 @@ GuestWrite::~GuestWrite() {
 GuestMemory::GuestMemory(std::uint64_t size, bool huge_pages)
     : GuestMemory(create_memfd(size, huge_pages), {}, size, huge_pages, MAP_SHARED) {}
 
-GuestMemory::GuestMemory(std::uint64_t size, sys::UniqueFd file)
-    : GuestMemory(checked_file(std::move(file), size), open_pagemap(), size, false, MAP_PRIVATE) {}
+GuestMemory::GuestMemory(std::uint64_t size, bool huge_pages, GivenRam ram)
+    : GuestMemory(ram.shared ? checked_memfd(std::move(ram.file), size)
+                             : checked_file(std::move(ram.file), size),
+                  ram.shared ? sys::UniqueFd() : open_pagemap(), size, ram.shared && huge_pages,
+                  ram.shared ? MAP_SHARED : MAP_PRIVATE) {}
 
 GuestMemory::GuestMemory(sys::UniqueFd file, sys::UniqueFd pagemap, std::uint64_t size,
                          bool huge_pages, int sharing)

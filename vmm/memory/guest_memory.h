@@ -35,6 +35,15 @@ struct Region {
 
 class GuestMemory;
 
+/// RAM with something in it. Shared: `file` is the memfd of another GuestMemory, of this process or
+/// another, and both are the same RAM. Else it is a private copy, made page by page as the guest
+/// writes, of `file`, which is open for reading, and which nobody may write or truncate meanwhile;
+/// nothing is read yet, and huge pages are not used.
+struct GivenRam {
+  sys::UniqueFd file;
+  bool shared = false;
+};
+
 /// Guest RAM that is about to be written, by us or by the kernel on our behalf (a disk read). The
 /// pages are marked dirty when this object goes, that is after the last byte was written; so
 /// destroy it before telling the guest that the data is there.
@@ -59,9 +68,8 @@ class GuestMemory {
   /// is populated. Throws std::system_error (ENOMEM when no huge pages are free) and
   /// std::invalid_argument.
   explicit GuestMemory(std::uint64_t size, bool huge_pages = false);
-  /// A private copy, made page by page as the guest writes, of `file`, which is open for reading
-  /// and exactly `size` long. Nobody may write or truncate it meanwhile. Nothing is read yet.
-  GuestMemory(std::uint64_t size, sys::UniqueFd file);
+  /// RAM that is there already, of just this size; std::invalid_argument if it is not.
+  GuestMemory(std::uint64_t size, bool huge_pages, GivenRam ram);
 
   std::uint64_t size() const { return mapping_.size(); }
   std::uint64_t pages() const { return size() / kPageSize; }

@@ -77,7 +77,7 @@ sys::UniqueFd memory_file() {
 TEST(GuestMemory, APrivateCopyHasItsFilesDataAndWhatWasWritten) {
   sys::UniqueFd file = memory_file();
   const sys::UniqueFd second(::dup(file.get()));
-  GuestMemory memory(16 * kMiB, std::move(file));
+  GuestMemory memory(16 * kMiB, false, {std::move(file)});
   EXPECT_TRUE(memory.private_copy());
   EXPECT_EQ(memory.populated({0, 4096}), (Ranges{{3, 1}, {600, 1}}));
   EXPECT_EQ(memory.load<char>(3 * kPageSize), 'A');
@@ -94,13 +94,13 @@ TEST(GuestMemory, APrivateCopyHasItsFilesDataAndWhatWasWritten) {
   EXPECT_GE(memory.populated_bytes(), 4 * kPageSize);
   EXPECT_LE(memory.populated_bytes(), 16 * kMiB);
 
-  GuestMemory other(16 * kMiB, sys::UniqueFd(::dup(second.get())));  // sees none of it
+  GuestMemory other(16 * kMiB, false, {sys::UniqueFd(::dup(second.get()))});  // sees none of it
   EXPECT_EQ(other.load<char>(600 * kPageSize), 'B');
   EXPECT_EQ(other.load<char>(4 * kPageSize), 0);
 }
 
 TEST(GuestMemory, WhatIsGivenBackOfAPrivateCopyReadsAsZero) {
-  GuestMemory memory(16 * kMiB, memory_file());
+  GuestMemory memory(16 * kMiB, false, {memory_file()});
   memory.store<char>(4 * kPageSize, 'C');
   memory.punch_hole({3, 2});
   EXPECT_EQ(memory.load<char>(3 * kPageSize), 0);
@@ -115,9 +115,9 @@ TEST(GuestMemory, WhatIsGivenBackOfAPrivateCopyReadsAsZero) {
 }
 
 TEST(GuestMemory, RefusesAFileOfAnotherSize) {
-  EXPECT_THROW(GuestMemory(32 * kMiB, memory_file()), std::invalid_argument);
-  EXPECT_THROW(GuestMemory(8 * kMiB, memory_file()), std::invalid_argument);
-  EXPECT_THROW(GuestMemory(4096, sys::UniqueFd()), std::system_error);
+  EXPECT_THROW(GuestMemory(32 * kMiB, false, {memory_file()}), std::invalid_argument);
+  EXPECT_THROW(GuestMemory(8 * kMiB, false, {memory_file()}), std::invalid_argument);
+  EXPECT_THROW(GuestMemory(4096, false, {sys::UniqueFd()}), std::system_error);
 }
 
 TEST(GuestMemory, PeeksWithoutPopulating) {
