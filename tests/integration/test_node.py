@@ -153,7 +153,8 @@ class NodeTest(NodeCase):
         self.assertEqual([len(n.moves()) for n in (b, c)], [0, 0], "the guest was moved on")
 
     def test_a_spike_shorter_than_the_hold_time_moves_nothing(self):
-        a, b, c = self.cluster()
+        # On a busy machine idle guests wait for a CPU now and then, and that is load: less than the spike is none here.
+        a, b, c = self.cluster(a={"policy": {**POLICY, "deadband": 0.3}})
         for name in ("g1", "g2"):
             a.boot(name, kernel="idle.elf", append="")
         time.sleep(2 * HOLD)  # what is usual here
