@@ -95,8 +95,15 @@ class FaultTest(Case):
 
     def test_the_move_is_cancelled(self):
         def run(step):
-            status = self.fault(step, lambda: self.source.request("DELETE", "/v1/migration"))
+            asked = []
+
+            def cancel():
+                asked.append(time.monotonic())
+                self.source.request("DELETE", "/v1/migration")
+
+            status = self.fault(step, cancel)
             self.assertEqual(status, CANCELLED)
+            self.assertLess(time.monotonic() - asked[0], 1.0 * PATIENCE, "the cancel took too long")
             self.goes_on_here()
 
         self.each_step(run)
