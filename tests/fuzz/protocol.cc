@@ -1,0 +1,113 @@
+// A peer's bytes on both ends of a move's connection: frames, pages, lists, JSON, RDMA addresses.
+#include "migration/protocol.h"
+
+#include <sys/socket.h>
+
+#include "migration/tcp_channel.h"
+#include "tests/fuzz/fuzz.h"
+
+namespace godwit::fuzz {
+namespace {
+
+using namespace migration;
+
+constexpr std::uint64_t kPages = 512;
+
+void frame(Bytes& bytes, MessageKind kind, std::string_view payload) {
+  put(bytes, FrameHeader{.kind = kind, .length = payload.size()});
+  bytes.insert(bytes.end(), payload.begin(), payload.end());
+}
+
+Bytes hello() {
+  Hello hello;
+  hello.machine.name = "web1";
+  hello.machine.memory_bytes = 8 << 20;
+  hello.machine.disks = {{.path = "/srv/disk", .read_only = true}};
+  hello.requirements = "{}";
+  hello.rdma = true;
+  hello.rdma_address.mtu = 3;
+  hello.rdma_address.gid = std::vector<std::uint8_t>(16, 0xfe);
+  Bytes bytes = {0};
+  frame(bytes, MessageKind::kHello, encode(hello));
+  Accept accept;
+  accept.rdma = true;
+  accept.rdma_address = hello.rdma_address;
+  frame(bytes, MessageKind::kAccept, encode(accept));
+  frame(bytes, MessageKind::kBegin, encode(Begin{"rdma"}));
+  frame(bytes, MessageKind::kRunning, encode(Running{1, 2}));
+  frame(bytes, MessageKind::kRefuse, encode_reason("no room"));
+  return bytes;
+}
+
+Bytes pages() {
+  Bytes bytes = {1};
+  std::string payload(8 + 16 + 4096, 'p');
+  const std::uint64_t list[] = {1, 7, 1};
+  std::memcpy(payload.data(), list, sizeof list);
+  frame(bytes, MessageKind::kPages, payload);
+  const std::uint64_t zero[] = {7, 1, 9, 3};
+  frame(bytes, MessageKind::kZero, {reinterpret_cast<const char*>(zero), sizeof zero});
+  frame(bytes, MessageKind::kRegister, {reinterpret_cast<const char*>(zero), sizeof zero});
+  frame(bytes, MessageKind::kPing, "");
+  frame(bytes, MessageKind::kSync, "");
+  frame(bytes, MessageKind::kState, "state");
+  frame(bytes, MessageKind::kCommit, "");
+  return bytes;
+}
+
+/// What a message says, as the two ends read it.
+void read(const Message& message, const memory::GuestMemory& memory) {
+  switch (message.kind) {
+    case MessageKind::kHello:
+      decode_hello(message.payload);
+      break;
+    case MessageKind::kAccept:
+      decode_accept(message.payload);
+      break;
+    case MessageKind::kBegin:
+      decode_begin(message.payload);
+      break;
+    case MessageKind::kRunning:
+      decode_running(message.payload);
+      break;
+    case MessageKind::kRegister:
+      decode_ranges(message.payload, memory.pages(), kMaxRangesInFrame);
+      break;
+    default:
+      decode_reason(message.payload);
+      break;
+  }
+}
+
+}  // namespace
+
+std::vector<Bytes> fuzz_seeds() { return {hello(), pages()}; }
+
+}  // namespace godwit::fuzz
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace godwit;
+  using namespace godwit::migration;
+  if (size == 0) return 0;
+  static memory::GuestMemory memory(fuzz::kPages * memory::kPageSize);
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return 0;
+  sys::UniqueFd peer(ends[0]);
+  Wire wire((sys::UniqueFd(ends[1])));
+  TcpChannel channel(wire, memory, data[0] % 2 == 0 ? Role::kSource : Role::kDestination);
+  if (::send(peer.get(), data + 1, size - 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) return 0;
+  ::shutdown(peer.get(), SHUT_WR);
+  for (;;) {
+    Message message;
+    try {
+      message = channel.receive(1000);
+    } catch (const ChannelError&) {
+      return 0;  // of the connection: it is over
+    }
+    try {
+      fuzz::read(message, memory);
+    } catch (const ChannelError&) {
+      continue;  // of the message: look at the next
+    }
+  }
+}
