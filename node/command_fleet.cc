@@ -89,7 +89,7 @@ int start_command(const Words& words) {
       "Its console is in DIRECTORY/console/NAME.log, DIRECTORY as in the node's configuration.\n" +
           std::string(kCodes));
   add_machine_options(options);
-  options
+  options.group("Balancing")
       .value("sensitivity", "WEIGHT",
              "of its lost work when it is moved: 0 batch, 1, 10 a database", "1")
       .values("needs", "CAPABILITY", "only hosts that have it; repeatable")

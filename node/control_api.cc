@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
@@ -159,7 +160,10 @@ std::string program(const ApiRequest& request) {
   return path;
 }
 
-/// POST /v1/migrate, /v1/upgrade and /v1/snapshot answer later.
+/// What is begun by POST and answers later.
+constexpr std::array<std::string_view, 3> kSlowTargets{"/v1/migrate", "/v1/upgrade",
+                                                       "/v1/snapshot"};
+
 void begin(GuestControl& guest, const ApiRequest& request, const ApiReply& reply) {
   const auto done = [reply](const json& report) { reply(ok(report)); };
   try {
@@ -173,8 +177,7 @@ void begin(GuestControl& guest, const ApiRequest& request, const ApiReply& reply
 }
 
 void handle(GuestControl& guest, const ApiRequest& request, const ApiReply& reply) {
-  if (request.target == "/v1/migrate" || request.target == "/v1/upgrade" ||
-      request.target == "/v1/snapshot") {
+  if (std::find(kSlowTargets.begin(), kSlowTargets.end(), request.target) != kSlowTargets.end()) {
     if (request.method == "POST") return begin(guest, request, reply);
     return reply(api_error(405, request.target + " takes POST"));
   }
@@ -191,6 +194,16 @@ void handle(GuestControl& guest, const ApiRequest& request, const ApiReply& repl
 }
 
 }  // namespace
+
+std::vector<std::pair<std::string, std::string>> guest_api_routes() {
+  std::vector<std::pair<std::string, std::string>> routes;
+  routes.reserve(kSlowTargets.size() + kEndpoints.size());
+  for (const std::string_view target : kSlowTargets) routes.emplace_back("POST", target);
+  for (const Endpoint& endpoint : kEndpoints) {
+    routes.emplace_back(endpoint.method, endpoint.target);
+  }
+  return routes;
+}
 
 ApiHandler guest_api(GuestControl& guest) {
   return

@@ -4,6 +4,8 @@
 
 #include <functional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "node/guest_control.h"
 
@@ -29,6 +31,9 @@ using ApiHandler = std::function<void(const ApiRequest&, ApiReply)>;
 
 /// {"error": why} with that status; bytes that are no UTF-8 are replaced.
 ApiResponse api_error(unsigned status, const std::string& why);
+
+/// Every method and target that guest_api() answers.
+std::vector<std::pair<std::string, std::string>> guest_api_routes();
 
 /// The handler of a guest's API; `guest` must outlive it. Never throws.
 ApiHandler guest_api(GuestControl& guest);

@@ -100,18 +100,22 @@ std::uint64_t host_memory() {
 }  // namespace
 
 void add_machine_options(Options& options) {
-  options.value("name", "NAME", "the guest's name, unique on this host")
+  options.group("Guest")
+      .value("name", "NAME", "the guest's name, unique on this host")
+      .group("Boot")
       .value("kernel", "PATH", "a Linux bzImage or a PVH ELF image")
       .value("initrd", "PATH", "initial RAM disk")
       .value("append", "STRING", "the kernel's command line", "console=ttyS0")
+      .group("Memory and CPU")
       .value("memory", "SIZE", "guest RAM, a multiple of 2M", "256M")
       .value("cpus", "N", "virtual CPUs, 1 to 16", "1")
       .value("cpu", "MODEL",
              "what the guest may use of the CPU: host (all of it), or no more than x86-64-v2, -v3 "
              "or -v4, to move between different CPUs",
              "host")
-      .values("disk", "PATH[,readonly]", "a raw image or block device as virtio disk; repeatable")
-      .flag("hugepages", "back guest RAM with 2 MiB pages");
+      .flag("hugepages", "back guest RAM with 2 MiB pages")
+      .group("Devices")
+      .values("disk", "PATH[,readonly]", "a raw image or block device as virtio disk; repeatable");
   add_device_options(options);
 }
 

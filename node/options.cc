@@ -21,6 +21,9 @@ po::typed_value<std::string>* string_value(const char* placeholder) {
   return po::value<std::string>()->value_name(placeholder);
 }
 
+constexpr unsigned kColumns = 100;  // of the help
+constexpr unsigned kTextColumns = 60;
+
 constexpr int kStyle = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
 
 /// Program_options' complaints in our form.
@@ -52,27 +55,34 @@ Options::Options(std::string synopsis, std::string summary, std::string text)
     : synopsis_(std::move(synopsis)),
       summary_(std::move(summary)),
       text_(std::move(text)),
-      visible_("Options", 100, 60) {}
+      visible_(kColumns, kTextColumns) {
+  group("Options");
+}
+
+Options& Options::group(const char* title) {
+  groups_.emplace_back(title, kColumns, kTextColumns);
+  return *this;
+}
 
 Options& Options::flag(const char* name, const char* help) {
-  visible_.add_options()(name, po::bool_switch(), help);
+  groups_.back().add_options()(name, po::bool_switch(), help);
   return *this;
 }
 
 Options& Options::value(const char* name, const char* placeholder, const char* help) {
-  visible_.add_options()(name, string_value(placeholder), help);
+  groups_.back().add_options()(name, string_value(placeholder), help);
   return *this;
 }
 
 Options& Options::value(const char* name, const char* placeholder, const char* help,
                         const std::string& default_value) {
-  visible_.add_options()(name, string_value(placeholder)->default_value(default_value), help);
+  groups_.back().add_options()(name, string_value(placeholder)->default_value(default_value), help);
   return *this;
 }
 
 Options& Options::values(const char* name, const char* placeholder, const char* help) {
-  visible_.add_options()(name, po::value<std::vector<std::string>>()->value_name(placeholder),
-                         help);
+  groups_.back().add_options()(name, po::value<std::vector<std::string>>()->value_name(placeholder),
+                               help);
   return *this;
 }
 
@@ -94,11 +104,15 @@ Options& Options::config(const char* help) {
 }
 
 bool Options::parse(const std::vector<std::string>& words) {
+  if (groups_.size() > 1) group("Other");
   value("config", "FILE",
         own_config_ != nullptr
             ? own_config_
             : "read options from an INI file (name = value); the command line wins");
-  visible_.add_options()("help,h", po::bool_switch(), "show this help");
+  groups_.back().add_options()("help,h", po::bool_switch(), "show this help");
+  for (const po::options_description& each : groups_) {
+    if (!each.options().empty()) visible_.add(each);
+  }
   po::options_description all;
   all.add(visible_).add(hidden_);
   try {
@@ -136,7 +150,7 @@ void Options::read_config_file(const std::string& path) {
 void Options::print_help() const {
   std::ostringstream options;
   options << visible_;
-  fmt::print("Usage: godwit {}\n\n{}\n\n{}", synopsis_, summary_, options.str());
+  fmt::print("Usage: godwit {}\n\n{}\n{}", synopsis_, summary_, options.str());
   if (!text_.empty()) fmt::print("\n{}\n", text_);
 }
 

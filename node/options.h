@@ -7,6 +7,7 @@
 #include <boost/program_options/positional_options.hpp>
 #include <boost/program_options/variables_map.hpp>
 #include <cstdint>
+#include <list>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -24,6 +25,8 @@ class Options {
   /// `synopsis` follows "godwit " in the help; `text` explains the command below its options.
   Options(std::string synopsis, std::string summary, std::string text);
 
+  /// What is added from here on stands under this title in the help.
+  Options& group(const char* title);
   Options& flag(const char* name, const char* help);
   Options& value(const char* name, const char* placeholder, const char* help);
   Options& value(const char* name, const char* placeholder, const char* help,
@@ -57,7 +60,8 @@ class Options {
   std::string synopsis_;
   std::string summary_;
   std::string text_;
-  boost::program_options::options_description visible_;
+  std::list<boost::program_options::options_description> groups_;
+  boost::program_options::options_description visible_;  // all of them, while parsing
   boost::program_options::options_description hidden_;
   boost::program_options::positional_options_description positional_;
   boost::program_options::variables_map values_;

@@ -87,7 +87,8 @@ int report_end(const Outcome& outcome, const ServeOptions& options) {
 }  // namespace
 
 void add_serve_options(Options& options) {
-  options.value("console", "stdio|none|file:PATH", "where the guest's serial console goes", "stdio")
+  options.group("Console and control")
+      .value("console", "stdio|none|file:PATH", "where the guest's serial console goes", "stdio")
       .value("api", "PATH", "control socket, instead of NAME.sock in the runtime directory");
 }
 

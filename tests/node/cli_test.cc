@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -206,6 +207,42 @@ TEST_F(Cli, KeepsToOneLineWhateverItQuotes) {
   line(2, {"fly\nagain"});
   line(2, run({"--kernel", "/no\nwhere"}));
   line(1, {"status", "/no\nwhere"});
+}
+
+TEST_F(Cli, GroupsTheOptionsOfRunByTheme) {
+  const Result help = godwit({"run", "--help"});
+  EXPECT_EQ(help.code, 0);
+  std::size_t at = 0;
+  for (const char* mark :
+       {"Guest:", "--name", "Boot:", "--kernel", "Memory and CPU:", "--cpu ", "Devices:", "--disk",
+        "Console and control:", "--api", "Other:", "--config", "Exit codes:"}) {
+    const std::size_t found = help.out.find(mark, at);
+    ASSERT_NE(found, std::string::npos) << mark << " is not there, or too early, in\n" << help.out;
+    at = found;
+  }
+}
+
+/// What bash offers after "godwit WORDS...", the last of them being typed.
+std::string completion(const std::string& words) {
+  const std::string script = "source " GODWIT_COMPLETION " && COMP_WORDS=(godwit " + words +
+                             ") && COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) && _godwit " GODWIT_BINARY
+                             " 2>/dev/null; echo \"${COMPREPLY[*]}\"";
+  std::FILE* bash = ::popen(("bash -c '" + script + "'").c_str(), "r");
+  std::string out;
+  for (int c = std::fgetc(bash); c != EOF; c = std::fgetc(bash)) out += static_cast<char>(c);
+  EXPECT_EQ(::pclose(bash), 0);
+  return out;
+}
+
+TEST_F(Cli, BashCompletesCommandsOptionsAndValues) {
+  EXPECT_EQ(completion("mig"), "migrate\n");
+  EXPECT_NE(completion("\"\"").find("run receive migrate"), std::string::npos);
+  EXPECT_EQ(completion("migrate web1 --transport \"\""), "auto rdma tcp\n");
+  EXPECT_EQ(completion("migrate web1 --trans"), "--transport\n");
+  EXPECT_EQ(completion("run --cpu x86-64-v3"), "x86-64-v3\n");
+  EXPECT_EQ(completion("run --mem"), "--memory\n");
+  EXPECT_EQ(completion("run --kernel " + dir_ + "/broken"), dir_ + "/broken.elf\n");
+  EXPECT_EQ(completion("run --name \"\""), "\n");
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <future>
 
 #include "tests/node/fake_machine.h"
@@ -303,6 +304,22 @@ TEST_F(GuestTest, EndsAfterASnapshotThatShallStopItAndOnlyIfItIsComplete) {
   world().snapshot_ends(true);
   EXPECT_TRUE(move_reported());
   EXPECT_EQ(outcome().text, "stopped; its snapshot is /srv/s1");
+}
+
+TEST_F(GuestTest, AnswersWhatTheDescriptionOfTheApiPromises) {
+  std::ifstream file(GODWIT_DOCS "/openapi.json");
+  const json schemas = json::parse(file)["components"]["schemas"];
+  start();
+  const json status = guest_->status();
+  for (const auto& [name, schema] : schemas["Status"]["properties"].items()) {
+    EXPECT_TRUE(status.contains(name)) << name;
+  }
+  const json load = guest_->load();
+  for (const auto& [name, schema] : schemas["Load"]["properties"].items()) {
+    EXPECT_TRUE(load.contains(name)) << name;
+  }
+  guest_->stop(true);
+  outcome();
 }
 
 TEST_F(GuestTest, TellsThatItsKernelHasPanicked) {

@@ -1,0 +1,92 @@
+// docs/openapi.json against the server: the same routes, and every field of a request known.
+#include <gtest/gtest.h>
+
+#include <cctype>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "node/control_api.h"
+#include "tests/node/fake_guest.h"
+
+namespace godwit::node {
+namespace {
+
+using nlohmann::json;
+using Route = std::pair<std::string, std::string>;
+
+json description() {
+  std::ifstream file(GODWIT_DOCS "/openapi.json");
+  return json::parse(file);
+}
+
+std::string upper(std::string text) {
+  for (char& c : text) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return text;
+}
+
+const json& schema_of(const json& all, const json& holder) {
+  const std::string name = holder["content"]["application/json"]["schema"]["$ref"];
+  return all["components"]["schemas"].at(name.substr(name.rfind('/') + 1));
+}
+
+ApiResponse ask(const std::string& method, const std::string& target, const std::string& body) {
+  FakeGuest guest;
+  ApiResponse answer{0, ""};
+  guest_api(guest)({method, target, body},
+                   [&](ApiResponse response) { answer = std::move(response); });
+  return answer;
+}
+
+TEST(OpenApi, ListsExactlyTheRoutesOfTheServer) {
+  const json all = description();
+  std::set<Route> described;
+  for (const auto& [target, operations] : all["paths"].items()) {
+    for (const auto& [method, operation] : operations.items()) {
+      described.emplace(upper(method), target);
+    }
+  }
+  const auto routes = guest_api_routes();
+  EXPECT_EQ(described, std::set<Route>(routes.begin(), routes.end()));
+  for (const auto& [method, target] : described) {
+    const unsigned status = ask(method, target, R"({"no such field": 1})").status;
+    EXPECT_TRUE(status == 200 || status == 400 || status == 500)
+        << method << ' ' << target << status;
+  }
+}
+
+TEST(OpenApi, NamesOnlyFieldsThatTheServerTakes) {
+  const json all = description();
+  unsigned fields = 0;
+  for (const auto& [target, operations] : all["paths"].items()) {
+    for (const auto& [method, operation] : operations.items()) {
+      const std::string verb = upper(method);
+      if (!operation.contains("requestBody")) continue;
+      EXPECT_NE(ask(verb, target, R"({"no such field": 1})").body.find("unknown field"),
+                std::string::npos)
+          << target;
+      for (const auto& [name, schema] :
+           schema_of(all, operation["requestBody"])["properties"].items()) {
+        ++fields;
+        const ApiResponse answer = ask(verb, target, json{{name, json::array()}}.dump());
+        EXPECT_EQ(answer.status, 400u) << target << ' ' << name << " may be an array";
+        EXPECT_EQ(answer.body.find("unknown field"), std::string::npos) << target << ' ' << name;
+      }
+    }
+  }
+  EXPECT_GE(fields, 9u);
+}
+
+TEST(OpenApi, DefinesWhatItRefersTo) {
+  const json all = description();
+  const std::string text = all.dump();
+  for (std::size_t at = text.find("#/components/schemas/"); at != std::string::npos;
+       at = text.find("#/components/schemas/", at + 1)) {
+    const std::size_t start = at + std::string("#/components/schemas/").size();
+    const std::string name = text.substr(start, text.find('"', start) - start);
+    EXPECT_TRUE(all["components"]["schemas"].contains(name)) << name;
+  }
+}
+
+}  // namespace
+}  // namespace godwit::node
