@@ -169,6 +169,9 @@ json to_json(const vmm::MachineConfig& machine) {
           {"huge_pages", machine.huge_pages},
           {"disks", disks},
           {"nets", nets},
+          {"rng", machine.rng},
+          {"balloon", machine.balloon},
+          {"vsock", {{"cid", machine.vsock.cid}, {"path", machine.vsock.path}}},
           {"kernel", machine.kernel},
           {"initrd", machine.initrd},
           {"command_line", machine.command_line}};
@@ -181,6 +184,10 @@ vmm::MachineConfig machine_config(const json& from) {
   get_number(from, "cpus", machine.cpus);
   get_text(from, "cpu", kMaxName, machine.cpu);
   from.at("huge_pages").get_to(machine.huge_pages);
+  from.at("rng").get_to(machine.rng);
+  from.at("balloon").get_to(machine.balloon);
+  get_number(from.at("vsock"), "cid", machine.vsock.cid);
+  get_text(from.at("vsock"), "path", kMaxPath, machine.vsock.path);
   get_text(from, "kernel", kMaxPath, machine.kernel);
   get_text(from, "initrd", kMaxPath, machine.initrd);
   get_text(from, "command_line", kMaxCommandLine, machine.command_line);

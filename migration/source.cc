@@ -67,6 +67,7 @@ Source::Source(vmm::Machine& machine, SourceOptions options, sys::UniqueFd succe
 
 Source::End Source::run() {
   const double cpu_before = own_cpu_ms(machine_);
+  const memory::GuestMemory::Hold hold(machine_.memory());  // outlives channel_'s memory regions
   try {
     connect();
     if (!shared_ram_) copy_ram();

@@ -47,6 +47,19 @@ int stop_command(const Words& words) {
   return kExitOk;
 }
 
+int balloon_command(const Words& words) {
+  Options options(
+      "balloon NAME SIZE",
+      "Asks a guest to give SIZE of its memory back to the host, in place of what it was "
+      "asked before; 0 lets it\nhave all of it again. It takes its time, and gives no "
+      "more than it can spare: `godwit status` shows how much.",
+      kCodes);
+  options.argument("NAME").argument("SIZE");
+  if (!options.parse(words)) return kExitOk;
+  ControlClient(options.text("NAME")).put("/v1/balloon", {{"bytes", options.size("SIZE")}});
+  return kExitOk;
+}
+
 int cancel_command(const Words& words) {
   Options options(
       "cancel NAME",

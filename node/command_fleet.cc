@@ -120,8 +120,13 @@ int start_command(const Words& words) {
                {"cpu", config.cpu},
                {"disks", disks},
                {"nets", nets},
+               {"rng", config.rng},
+               {"balloon", config.balloon},
                {"huge_pages", config.huge_pages},
                {"attributes", attributes}};
+  if (config.vsock.cid != 0) {
+    request["vsock"] = {{"cid", config.vsock.cid}, {"path", config.vsock.path}};
+  }
   if (!config.initrd.empty()) request["initrd"] = config.initrd;
   const json status = node_of(options).request("POST", "/v1/guests", request, 130s);
   fmt::print("{} runs (pid {})\n", config.name,

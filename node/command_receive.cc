@@ -63,7 +63,7 @@ class Interruption {
 class Reception {
  public:
   Reception(const Options& options, const ConsoleConfig& console)
-      : options_(options), console_(console), nets_(arrival_nets(options)), output_(console) {}
+      : options_(options), console_(console), arrival_(arrival(options)), output_(console) {}
 
   /// Throws when the guest stays where it was.
   void take(sys::UniqueFd connection, sys::UniqueFd ram, Interruption& interruption) {
@@ -112,7 +112,7 @@ class Reception {
     if (const std::string why = memory_complaint(config.memory_bytes); !why.empty()) {
       throw std::runtime_error("its memory, " + why);
     }
-    replace_taps(config, nets_);
+    replace_devices(config, arrival_);
     name_ = config.name;
     kernel_ = config.kernel;
     std::string path = socket_path(options_, name_);
@@ -125,7 +125,7 @@ class Reception {
 
   const Options& options_;
   const ConsoleConfig console_;
-  const std::vector<vmm::NetConfig> nets_;
+  const Arrival arrival_;
   std::string name_;
   std::string kernel_;
   ConsoleOutput output_;

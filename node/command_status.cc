@@ -30,6 +30,17 @@ void print_status(const json& guest) {
   for (const json& disk : guest.value("disks", json::array())) {
     line("disk", disk.value("path", "?") + (disk.value("read_only", false) ? " (read-only)" : ""));
   }
+  for (const json& net : guest.value("nets", json::array())) {
+    const std::string bridge = net.value("bridge", "");
+    line("net", net.value("tap", "?") + (bridge.empty() ? "" : " in " + bridge) + ", " +
+                    net.value("mac", "?"));
+  }
+  if (const json balloon = guest.value("balloon", json()); balloon.is_object()) {
+    line("balloon", fmt::format("{} of {} asked for; {} reported free",
+                                format_size(balloon.value("actual_bytes", 0ull)),
+                                format_size(balloon.value("target_bytes", 0ull)),
+                                format_size(balloon.value("reported_bytes", 0ull))));
+  }
   if (const json move = guest.value("migration", json()); move.is_object()) {
     line("move", progress_text(move));
   }
@@ -41,10 +52,11 @@ void print_status(const json& guest) {
 }  // namespace
 
 int status_command(const Words& words) {
-  Options options("status NAME [--json]",
-                  "Shows one guest: state, size, CPU time, disks, its move.",
-                  "NAME is a guest's name or the path of its control socket.\n"
-                  "Exit codes: 0 done, 1 failed (no such guest), 2 wrong usage.");
+  Options options(
+      "status NAME [--json]",
+      "Shows one guest: state, size, CPU time, disks, network cards, balloon, its move.",
+      "NAME is a guest's name or the path of its control socket.\n"
+      "Exit codes: 0 done, 1 failed (no such guest), 2 wrong usage.");
   options.flag("json", "print the answer of GET /v1/status (docs/api.md)").argument("NAME");
   if (!options.parse(words)) return kExitOk;
   const json guest = ControlClient(options.text("NAME")).get("/v1/status");

@@ -29,6 +29,7 @@ constexpr std::array<Command, 21> kCommands{{
     {"status", status_command, "show one guest"},
     {"pause", pause_command, "stop a guest's CPUs"},
     {"resume", resume_command, "let a paused guest run on"},
+    {"balloon", balloon_command, "ask a guest to give memory back"},
     {"stop", stop_command, "press a guest's power button, or end it with --force"},
     {"upgrade", upgrade_command, "have a guest go on under another version of godwit"},
     {"resolve", resolve_command, "decide where a guest runs after a move lost its connection"},

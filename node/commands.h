@@ -15,6 +15,7 @@ int receive_command(const Words& words);
 int migrate_command(const Words& words);
 int snapshot_command(const Words& words);
 int restore_command(const Words& words);
+int balloon_command(const Words& words);
 int cancel_command(const Words& words);
 int list_command(const Words& words);
 int status_command(const Words& words);

@@ -123,6 +123,13 @@ ApiResponse resume(GuestControl& guest, const ApiRequest& request) {
   return done();
 }
 
+ApiResponse balloon(GuestControl& guest, const ApiRequest& request) {
+  const json body = object(request, {"bytes"});
+  if (!body.contains("bytes")) throw BadRequest("bytes is missing: how much memory to give");
+  guest.balloon(number(body, "bytes", 0, UINT64_MAX));
+  return done();
+}
+
 ApiResponse stop(GuestControl& guest, const ApiRequest& request) {
   guest.stop(boolean(object(request, {"force"}), "force", false));
   return done();
@@ -141,13 +148,14 @@ ApiResponse resolve(GuestControl& guest, const ApiRequest& request) {
   return done();
 }
 
-constexpr std::array<Endpoint, 8> kEndpoints{{
+constexpr std::array<Endpoint, 9> kEndpoints{{
     {"GET", "/v1/status", [](GuestControl& g, const ApiRequest&) { return ok(g.status()); }},
     {"GET", "/v1/load", [](GuestControl& g, const ApiRequest&) { return ok(g.load()); }},
     {"GET", "/v1/migration", [](GuestControl& g, const ApiRequest&) { return ok(g.migration()); }},
     {"DELETE", "/v1/migration", cancel},
     {"PUT", "/v1/pause", pause},
     {"PUT", "/v1/resume", resume},
+    {"PUT", "/v1/balloon", balloon},
     {"PUT", "/v1/stop", stop},
     {"PUT", "/v1/resolve", resolve},
 }};

@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <charconv>
+#include <filesystem>
 #include <initializer_list>
 #include <map>
 #include <stdexcept>
 #include <string_view>
 
 #include "vmm/devices/virtio/tap.h"
+#include "vmm/devices/virtio/vsock_packet.h"
 #include "vmm/mac_address.h"
 
 namespace godwit::node {
@@ -79,6 +81,12 @@ vmm::NetConfig net_of(const Fields& fields) {
   return net;
 }
 
+std::string vsock_path(const Fields& fields) {
+  const std::string path = field_of(fields, "path");
+  if (path.empty()) throw UsageError("--vsock: path=SOCKET is missing");
+  return std::filesystem::absolute(path).lexically_normal().string();
+}
+
 void require_other_taps(const std::vector<vmm::NetConfig>& nets) {
   for (std::size_t i = 0; i < nets.size(); ++i) {
     for (std::size_t j = 0; j < i; ++j) {
@@ -95,9 +103,18 @@ void require_other_taps(const std::vector<vmm::NetConfig>& nets) {
 }  // namespace
 
 void add_device_options(Options& options) {
-  options.values("net", "tap=NAME[,mac=..][,mtu=N][,bridge=NAME]",
-                 "a virtio network card on a tap interface, which is created if there is none, and "
-                 "attached to the bridge; repeatable");
+  options
+      .values("net", "tap=NAME[,mac=..][,mtu=N][,bridge=NAME]",
+              "a virtio network card on a tap interface, which is created if there is none, and "
+              "attached to the bridge; repeatable")
+      .flag("rng", "a virtio entropy device, fed by the host")
+      .flag("balloon",
+            "a virtio balloon: `godwit balloon` asks for memory back; what the guest frees goes "
+            "back anyway")
+      .value("vsock", "cid=N,path=SOCKET",
+             "virtio sockets: the host connects to SOCKET and says \"CONNECT PORT\", the guest's "
+             "connections "
+             "to port P of the host go to SOCKET_P");
 }
 
 void set_devices(vmm::MachineConfig& config, const Options& options) {
@@ -109,24 +126,38 @@ void set_devices(vmm::MachineConfig& config, const Options& options) {
     config.nets.push_back(std::move(net));
   }
   require_other_taps(config.nets);
+  config.rng = options.on("rng");
+  config.balloon = options.on("balloon");
+  if (options.has("vsock")) {
+    const Fields fields = fields_of("vsock", options.text("vsock"), {"cid", "path"});
+    config.vsock.cid = number("vsock", fields, "cid", devices::kVsockMinCid, devices::kVsockMaxCid);
+    config.vsock.path = vsock_path(fields);
+  }
 }
 
 void add_arrival_options(Options& options) {
-  options.values("net", "tap=NAME[,bridge=NAME]",
-                 "the tap of the guest's first network card here, instead of the one of the same "
-                 "name; again for its second, and so on");
+  options
+      .values("net", "tap=NAME[,bridge=NAME]",
+              "the tap of the guest's first network card here, instead of the one of the same "
+              "name; again for its second, and so on")
+      .value("vsock", "path=SOCKET", "the guest's virtio sockets are at SOCKET here");
 }
 
-std::vector<vmm::NetConfig> arrival_nets(const Options& options) {
-  std::vector<vmm::NetConfig> nets;
+Arrival arrival(const Options& options) {
+  Arrival arrival;
+  auto& nets = arrival.nets;
   for (const std::string& text : options.all("net")) {
     nets.push_back(net_of(fields_of("net", text, {"tap", "bridge"})));
   }
   require_other_taps(nets);
-  return nets;
+  if (options.has("vsock")) {
+    arrival.vsock_path = vsock_path(fields_of("vsock", options.text("vsock"), {"path"}));
+  }
+  return arrival;
 }
 
-void replace_taps(vmm::MachineConfig& config, const std::vector<vmm::NetConfig>& nets) {
+void replace_devices(vmm::MachineConfig& config, const Arrival& arrival) {
+  const auto& nets = arrival.nets;
   if (nets.size() > config.nets.size()) {
     throw std::runtime_error(
         fmt::format("--net is given {} times here, the guest has {} network cards", nets.size(),
@@ -136,6 +167,9 @@ void replace_taps(vmm::MachineConfig& config, const std::vector<vmm::NetConfig>&
     config.nets[i].tap = nets[i].tap;
     config.nets[i].bridge = nets[i].bridge;
   }
+  if (arrival.vsock_path.empty()) return;
+  if (config.vsock.cid == 0) throw std::runtime_error("--vsock is given here, the guest has none");
+  config.vsock.path = arrival.vsock_path;
 }
 
 std::string net_text(const vmm::NetConfig& net) {

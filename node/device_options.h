@@ -1,4 +1,5 @@
-// The flags that give a guest devices beside its disks: --net, and how `godwit receive` replaces
+// The flags that give a guest devices beside its disks: --net, --rng, --balloon,
+// --vsock, and how `godwit receive` replaces
 // what the guest had at the source. Every complaint is a UsageError that names its flag.
 #pragma once
 
@@ -16,10 +17,15 @@ void set_devices(vmm::MachineConfig& config, const Options& options);
 
 /// The same for `receive`: what host this is decides which taps it has.
 void add_arrival_options(Options& options);
-/// Puts the n-th --net in the place of the guest's n-th tap and bridge. Throws UsageError.
-std::vector<vmm::NetConfig> arrival_nets(const Options& options);
-/// Throws std::runtime_error when there are more replacements than cards.
-void replace_taps(vmm::MachineConfig& config, const std::vector<vmm::NetConfig>& nets);
+/// What those flags say.
+struct Arrival {
+  std::vector<vmm::NetConfig> nets;  // tap and bridge of the n-th are the guest's n-th card's
+  std::string vsock_path;            // empty: as it was
+};
+/// Throws UsageError.
+Arrival arrival(const Options& options);
+/// Throws std::runtime_error when the guest has no such device.
+void replace_devices(vmm::MachineConfig& config, const Arrival& arrival);
 
 /// A --net of `run` that gives this card.
 std::string net_text(const vmm::NetConfig& net);

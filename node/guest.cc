@@ -177,6 +177,11 @@ json Guest::status() {
           {"disks", std::move(disks)},
           {"nets", std::move(nets)},
           {"panicked", usable() && machine_->panicked()},
+          {"rng", config_.rng},
+          {"balloon", balloon_status()},
+          {"vsock", config_.vsock.cid == 0
+                        ? json()
+                        : json{{"cid", config_.vsock.cid}, {"path", config_.vsock.path}}},
           {"uptime_ms", ms_since(since_)},
           {"cpu_ms", static_cast<double>(usage().cpu_run_ns) / 1e6},
           {"migration", move_ ? move_->progress() : json()},
@@ -204,6 +209,29 @@ void Guest::resume() {
   }
   stranded_ = false;
   state_ = State::kRunning;
+}
+
+void Guest::balloon(std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  require({State::kRunning, State::kPaused, State::kMigrating}, "ask memory of");
+  if (!config_.balloon) throw Conflict(config_.name + " has no balloon: run it with --balloon");
+  if (bytes > config_.memory_bytes) {
+    throw BadRequest(fmt::format("{} has {} bytes of memory, it cannot give {}", config_.name,
+                                 config_.memory_bytes, bytes));
+  }
+  machine_->set_balloon(bytes);
+}
+
+json Guest::balloon_status() const {
+  if (!config_.balloon || !usable()) return {};
+  const auto state = machine_->balloon();
+  if (!state) return {};
+  json statistics = json::object();
+  for (const auto& [name, value] : state->statistics) statistics[name] = value;
+  return {{"target_bytes", state->target},
+          {"actual_bytes", state->actual},
+          {"reported_bytes", state->reported},
+          {"statistics", std::move(statistics)}};
 }
 
 void Guest::stop(bool force) {

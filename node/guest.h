@@ -70,6 +70,7 @@ class Guest : public GuestControl {
   nlohmann::json load() override;
   void pause() override;
   void resume() override;
+  void balloon(std::uint64_t bytes) override;
   void stop(bool force) override;
   void migrate(const MoveRequest& request, MoveDone done) override;
   void upgrade(const std::string& program, MoveDone done) override;
@@ -91,6 +92,7 @@ class Guest : public GuestControl {
   };
 
   const char* state_name() const;
+  nlohmann::json balloon_status() const;
   /// Throws Conflict unless the guest is in one of these states.
   void require(std::initializer_list<State> allowed, const char* what) const;
   void end_locked(Outcome outcome);

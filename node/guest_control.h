@@ -50,6 +50,8 @@ class GuestControl {
   virtual nlohmann::json load() = 0;
   virtual void pause() = 0;
   virtual void resume() = 0;
+  /// Asks the guest to give that many bytes of its memory.
+  virtual void balloon(std::uint64_t bytes) = 0;
   /// The ACPI power button, or with `force` the end of the guest at once.
   virtual void stop(bool force) = 0;
   /// Starts a move and returns.

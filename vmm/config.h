@@ -23,6 +23,13 @@ struct NetConfig {
   bool operator==(const NetConfig&) const = default;
 };
 
+/// Streams between the guest's programs and the host's.
+struct VsockConfig {
+  std::uint32_t cid = 0;  // 3..0xfffffffe, or 0: none
+  std::string path;       // of the UNIX socket, absolute
+  bool operator==(const VsockConfig&) const = default;
+};
+
 struct MachineConfig {
   std::string name;                // 1-64 of [A-Za-z0-9._-], first not '.' or '-'
   std::uint64_t memory_bytes = 0;  // multiple of 2 MiB
@@ -31,6 +38,9 @@ struct MachineConfig {
   bool huge_pages = false;
   std::vector<DiskConfig> disks;
   std::vector<NetConfig> nets;
+  bool rng = false;      // a virtio entropy device
+  bool balloon = false;  // a virtio balloon
+  VsockConfig vsock;
 
   // What it boots from; read again when the guest reboots.
   std::string kernel;        // bzImage or PVH ELF, absolute path

@@ -16,6 +16,7 @@
 #include "vmm/devices/power.h"
 #include "vmm/devices/pvpanic.h"
 #include "vmm/devices/serial.h"
+#include "vmm/devices/virtio/balloon.h"
 #include "vmm/interrupts.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/requirements.h"
@@ -425,6 +426,29 @@ Usage Machine::usage() const {
   for (const auto& vcpu : parts_->vcpus) total.cpu_wait_ns += vcpu->wait_time_ns();
   parts_->virtio.add_usage(total);
   return total;
+}
+
+void Machine::set_balloon(std::uint64_t bytes) {
+  devices::VirtioBalloon* const balloon = parts_->virtio.balloon();
+  if (balloon == nullptr) throw std::runtime_error("it has no balloon (run --balloon)");
+  if (bytes > parts_->config.memory_bytes) {
+    throw std::runtime_error(fmt::format("its memory is {} bytes, it cannot give {}",
+                                         parts_->config.memory_bytes, bytes));
+  }
+  balloon->set_target(static_cast<std::uint32_t>(bytes / memory::kPageSize));
+}
+
+std::optional<BalloonState> Machine::balloon() const {
+  devices::VirtioBalloon* const balloon = parts_->virtio.balloon();
+  if (balloon == nullptr) return std::nullopt;
+  BalloonState state{.target = balloon->target() * memory::kPageSize,
+                     .actual = balloon->actual() * memory::kPageSize,
+                     .reported = balloon->reported_bytes()};
+  const devices::BalloonStatistics said = balloon->statistics();
+  for (std::size_t i = 0; i < said.values.size(); ++i) {
+    if (said.values[i]) state.statistics.emplace_back(said.kNames[i], *said.values[i]);
+  }
+  return state;
 }
 
 std::uint64_t Machine::first_instruction_ns() const { return parts_->vcpus[0]->first_entry_ns(); }

@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "vmm/config.h"
@@ -46,6 +47,15 @@ struct Usage {
     net_send_bytes += other.net_send_bytes;
     return *this;
   }
+};
+
+/// What a guest's balloon has taken, bytes.
+struct BalloonState {
+  std::uint64_t target = 0;    // asked for
+  std::uint64_t actual = 0;    // given, as the guest's driver says
+  std::uint64_t reported = 0;  // given back by free page reporting, since this machine was built
+  /// What the driver last said of its memory: names and values.
+  std::vector<std::pair<const char*, std::uint64_t>> statistics = {};
 };
 
 class Machine {
@@ -117,6 +127,12 @@ class Machine {
   /// Bytes typed at the console. What does not fit in the serial FIFO waits in a bounded queue;
   /// returns how many bytes were taken.
   std::size_t console_input(std::span<const std::byte> bytes);
+
+  /// Asks the guest to give that much of its memory, rounded down to pages; it takes its time. Any
+  /// thread. Throws std::runtime_error for a guest without a balloon, and for more than it has.
+  void set_balloon(std::uint64_t bytes);
+  /// nullopt: it has none. Any thread.
+  std::optional<BalloonState> balloon() const;
 
   /// CPU time the vCPU threads have used, nanoseconds.
   std::uint64_t vcpu_cpu_ns() const;

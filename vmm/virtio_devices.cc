@@ -5,11 +5,14 @@
 #include <stdexcept>
 
 #include "vmm/boot/layout.h"
+#include "vmm/devices/virtio/balloon.h"
 #include "vmm/devices/virtio/blk.h"
 #include "vmm/devices/virtio/disk_image.h"
 #include "vmm/devices/virtio/net.h"
 #include "vmm/devices/virtio/pci_transport.h"
+#include "vmm/devices/virtio/rng.h"
 #include "vmm/devices/virtio/tap.h"
+#include "vmm/devices/virtio/vsock.h"
 #include "vmm/mac_address.h"
 #include "vmm/machine.h"
 
@@ -21,6 +24,13 @@ MacAddress mac_of(const NetConfig& config) {
   const auto mac = parse_mac(config.mac);
   if (!mac) throw std::runtime_error(fmt::format("{} is no station's MAC address", config.mac));
   return *mac;
+}
+
+VsockConfig checked(const VsockConfig& config) {
+  if (config.cid < devices::kVsockMinCid || config.cid > devices::kVsockMaxCid) {
+    throw std::runtime_error(fmt::format("{} is no guest's CID (vsock)", config.cid));
+  }
+  return config;
 }
 
 }  // namespace
@@ -69,6 +79,28 @@ struct VirtioDevices::Net {
   std::unique_ptr<devices::VirtioPci> pci;
 };
 
+struct VirtioDevices::Rng {
+  explicit Rng(Wiring& wiring) : pci(wiring.attach(rng)) {}
+
+  devices::VirtioRng rng;
+  std::unique_ptr<devices::VirtioPci> pci;
+};
+
+struct VirtioDevices::Balloon {
+  explicit Balloon(Wiring& wiring) : balloon(wiring.memory), pci(wiring.attach(balloon)) {}
+
+  devices::VirtioBalloon balloon;
+  std::unique_ptr<devices::VirtioPci> pci;
+};
+
+struct VirtioDevices::Vsock {
+  Vsock(const VsockConfig& config, Wiring& wiring)
+      : vsock(checked(config).cid, config.path), pci(wiring.attach(vsock)) {}
+
+  devices::VirtioVsock vsock;
+  std::unique_ptr<devices::VirtioPci> pci;
+};
+
 VirtioDevices::VirtioDevices(const MachineConfig& config, memory::GuestMemory& memory,
                              KvmMsiVectors& vectors, KvmDoorbells& doorbells, devices::Bus& mmio,
                              devices::PciHostBridge& bridge)
@@ -79,6 +111,9 @@ VirtioDevices::VirtioDevices(const MachineConfig& config, memory::GuestMemory& m
   for (const NetConfig& net : config.nets) {
     nets_.push_back(std::make_unique<Net>(net, *wiring_));
   }
+  if (config.rng) rng_ = std::make_unique<Rng>(*wiring_);
+  if (config.balloon) balloon_ = std::make_unique<Balloon>(*wiring_);
+  if (config.vsock.cid != 0) vsock_ = std::make_unique<Vsock>(config.vsock, *wiring_);
 }
 
 VirtioDevices::~VirtioDevices() = default;
@@ -89,6 +124,9 @@ void VirtioDevices::for_each(
     const std::function<void(devices::Device&, std::uint32_t)>& action) const {
   for (std::uint32_t i = 0; i < disks_.size(); ++i) action(*disks_[i]->pci, i);
   for (std::uint32_t i = 0; i < nets_.size(); ++i) action(*nets_[i]->pci, i);
+  if (rng_) action(*rng_->pci, 0);
+  if (balloon_) action(*balloon_->pci, 0);
+  if (vsock_) action(*vsock_->pci, 0);
 }
 
 void VirtioDevices::lock_disks() {
@@ -97,6 +135,10 @@ void VirtioDevices::lock_disks() {
 
 void VirtioDevices::unlock_disks() {
   for (const auto& disk : disks_) disk->image.unlock();
+}
+
+devices::VirtioBalloon* VirtioDevices::balloon() const {
+  return balloon_ ? &balloon_->balloon : nullptr;
 }
 
 void VirtioDevices::add_usage(Usage& usage) const {

@@ -1,6 +1,7 @@
 // The virtio devices of one machine, built from its configuration: each with its backend, what that
 // works on, and the PCI function that shows it. The slots, and so what the guest sees, follow from
-// the configuration alone: disks from slot 1 on, then network cards. Owned by Machine.
+// the configuration alone: disks from slot 1 on, then network cards, entropy, the
+// balloon, vsock. Owned by Machine.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,10 @@
 #include "vmm/devices/pci/host_bridge.h"
 #include "vmm/interrupts.h"
 #include "vmm/memory/guest_memory.h"
+
+namespace godwit::devices {
+class VirtioBalloon;
+}
 
 namespace godwit::vmm {
 
@@ -36,6 +41,8 @@ class VirtioDevices {
   void lock_disks();
   void unlock_disks();
 
+  /// The guest's balloon, or null. Any thread.
+  devices::VirtioBalloon* balloon() const;
   /// Adds what the devices have moved. Any thread.
   void add_usage(Usage& usage) const;
 
@@ -43,10 +50,16 @@ class VirtioDevices {
   struct Wiring;
   struct Disk;
   struct Net;
+  struct Rng;
+  struct Balloon;
+  struct Vsock;
 
   std::unique_ptr<Wiring> wiring_;
   std::vector<std::unique_ptr<Disk>> disks_;
   std::vector<std::unique_ptr<Net>> nets_;
+  std::unique_ptr<Rng> rng_;
+  std::unique_ptr<Balloon> balloon_;
+  std::unique_ptr<Vsock> vsock_;
 };
 
 }  // namespace godwit::vmm

@@ -63,6 +63,14 @@ std::vector<std::string> words_of(const json& request, const std::string& name) 
     config.mtu = static_cast<unsigned>(std::clamp(number_in(net, "mtu").value_or(0), 0.0, 1e5));
     words.insert(words.end(), {"--net", net_text(config)});
   }
+  for (const char* flag : {"rng", "balloon"}) {
+    if (number_in(request, flag).value_or(0) != 0) words.push_back(fmt::format("--{}", flag));
+  }
+  if (const json& vsock = field(request, "vsock"); !vsock.is_null()) {
+    words.insert(words.end(),
+                 {"--vsock", fmt::format("cid={:.0f},path={}", number_in(vsock, "cid").value_or(0),
+                                         text_or_complain(vsock, "path"))});
+  }
   if (number_in(request, "huge_pages").value_or(0) != 0) words.emplace_back("--hugepages");
   return words;
 }

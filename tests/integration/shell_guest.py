@@ -4,7 +4,7 @@ import importlib.machinery
 import importlib.util
 import subprocess
 
-from harness import ROOT
+from harness import GUESTS, ROOT
 from linux_guest import COMMAND_LINE
 
 MODULES = ("virtio_pci", "virtio_net", "virtio_rng", "virtio_balloon", "vmw_vsock_virtio_transport", "button", "evdev")
@@ -15,7 +15,7 @@ def initramfs(version):
     loader = importlib.machinery.SourceFileLoader("initramfs", path)
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("initramfs", loader))
     loader.exec_module(module)
-    return module.build(version, ROOT / "tests/guests/linux/shell_init", MODULES, (("bin/busybox", "/bin/busybox"),))
+    return module.build(version, ROOT / "tests/guests/linux/shell_init", MODULES, (("bin/busybox", "/bin/busybox"), ("bin/vsock", GUESTS / "vsock")))
 
 
 def boot(case, version, *, address="", memory="256M", cpus=1, more=()):

@@ -1,6 +1,8 @@
 // A guest that only remembers what it was asked: the other end of the control API in tests.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -35,6 +37,7 @@ class FakeGuest : public GuestControl {
     if (moving) throw Conflict("web1 is being moved");
   }
   void resume() override { note("resume"); }
+  void balloon(std::uint64_t bytes) override { note(fmt::format("balloon {}", bytes)); }
   void stop(bool force) override { note(force ? "stop force" : "stop"); }
   void migrate(const MoveRequest& request, MoveDone done) override {
     note("migrate " + request.to);

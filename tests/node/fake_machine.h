@@ -30,8 +30,9 @@ struct FakeWorld {
   std::optional<Move::End> move_end;  // how the move that is going on ends
   std::optional<bool> snapshot_end;   // whether the snapshot that is going on succeeds
   std::atomic<bool> move_cancelled = false;
-  std::atomic<int> machines = 0;        // alive now
-  std::function<void()> while_booting;  // called by boot()
+  std::atomic<std::uint64_t> balloon = 0;  // target
+  std::atomic<int> machines = 0;           // alive now
+  std::function<void()> while_booting;     // called by boot()
 
   /// What was done to machines, in order.
   std::vector<std::string> calls() {

@@ -297,6 +297,41 @@ void GuestMemory::expect_writes(PageRange range) {
   }
 }
 
+PageRange GuestMemory::pages_of(std::span<const std::byte> bytes) const {
+  const auto start = static_cast<std::uint64_t>(bytes.data() - mapping_.data());
+  const std::uint64_t first = (start + kPageSize - 1) / kPageSize;
+  const std::uint64_t end = (start + bytes.size()) / kPageSize;
+  const PageRange range{first, end > first ? end - first : 0};
+  if (range.count == 0) return {};
+  check(range);
+  return range;
+}
+
+GuestMemory::Hold::Hold(GuestMemory& memory) : memory_(memory) {
+  const std::lock_guard lock(memory_.hold_mutex_);
+  ++memory_.holds_;
+}
+
+GuestMemory::Hold::~Hold() {
+  const std::lock_guard lock(memory_.hold_mutex_);
+  --memory_.holds_;
+}
+
+bool GuestMemory::give_back(PageRange range) {
+  check(range);
+  if (huge_pages_) {
+    const std::uint64_t first =
+        (range.first + kHugePagePages - 1) / kHugePagePages * kHugePagePages;
+    const std::uint64_t end = range.end() / kHugePagePages * kHugePagePages;
+    range = {first, end > first ? end - first : 0};
+  }
+  // Under the lock: whoever takes hold after us finds the hole, whoever did before is obeyed.
+  const std::lock_guard lock(hold_mutex_);
+  if (holds_ != 0) return false;
+  if (range.count != 0) punch_hole(range);
+  return true;
+}
+
 void GuestMemory::punch_hole(PageRange range) {
   check(range);
   if (range.count == 0) return;

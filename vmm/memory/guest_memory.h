@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <type_traits>
@@ -54,6 +55,8 @@ class GuestWrite {
   GuestWrite(const GuestWrite&) = delete;
   ~GuestWrite();
   std::span<std::byte> bytes() const { return bytes_; }
+  /// Nothing was written after all: no page is marked.
+  void unwritten() { bytes_ = {}; }
 
  private:
   friend class GuestMemory;
@@ -114,8 +117,26 @@ class GuestMemory {
   /// one nested page table entry instead of 512, and 30 times less to tear down. What it held may
   /// be lost. By one thread at a time.
   void expect_writes(PageRange range);
-  /// Gives pages back to the host: they become holes and read as zero. (Of a private copy, small
-  /// ranges that have data in the file are overwritten with zeroes instead.)
+  /// The pages that lie wholly inside bytes of RAM, as readable() and writable() give them.
+  PageRange pages_of(std::span<const std::byte> bytes) const;
+  /// While one exists, give_back() gives nothing back: a move registers pages with a NIC, which
+  /// goes on using those that a hole has replaced. Any thread; several may exist.
+  class Hold {
+   public:
+    explicit Hold(GuestMemory& memory);
+    ~Hold();
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
+
+   private:
+    GuestMemory& memory_;
+  };
+  /// Gives pages that the guest has no use for back to the host: they become holes, read as zero
+  /// and are not marked dirty. With huge pages only those that are covered whole. False, and
+  /// nothing happens, while memory is held.
+  bool give_back(PageRange range);
+  /// Makes holes of pages, held or not: for who holds memory. They read as zero. (Of a private copy,
+  /// small ranges that have data in the file are overwritten with zeroes instead.)
   void punch_hole(PageRange range);
 
   // -- the VMM's own writes
@@ -130,6 +151,7 @@ class GuestMemory {
   friend class GuestWrite;
   GuestMemory(sys::UniqueFd file, sys::UniqueFd pagemap, std::uint64_t size, bool huge_pages,
               int sharing);
+  friend class Hold;
   void check(PageRange range) const;
   std::vector<PageRange> data_in_file(PageRange within) const;
   void add_written(PageRange within, PageBitmap& into) const;
@@ -142,6 +164,8 @@ class GuestMemory {
   sys::Mapping mapping_;
   std::vector<Region> regions_;
   bool huge_pages_;
+  std::mutex hold_mutex_;
+  unsigned holds_ = 0;
   std::vector<bool> expected_;  // 2 MiB blocks that expect_writes() has seen
   std::atomic<bool> tracking_ = false;
   std::unique_ptr<std::atomic<std::uint64_t>[]> writes_;  // one bit a page

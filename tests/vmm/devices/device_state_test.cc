@@ -8,10 +8,14 @@
 
 #include "tests/vmm/devices/virtio/blk_fixture.h"
 #include "tests/vmm/devices/virtio/net_fixture.h"
+#include "tests/vmm/devices/virtio/plain_driver.h"
 #include "vmm/devices/pci/host_bridge.h"
 #include "vmm/devices/power.h"
 #include "vmm/devices/pvpanic.h"
 #include "vmm/devices/serial.h"
+#include "vmm/devices/virtio/balloon.h"
+#include "vmm/devices/virtio/rng.h"
+#include "vmm/devices/virtio/vsock.h"
 
 namespace godwit::devices {
 namespace {
@@ -111,6 +115,64 @@ class NetRig final : public Rig {
   NetDriver driver_{machine_};
 };
 
+class RngRig final : public Rig {
+ public:
+  Device& device() override { return device_; }
+  void use() override {
+    ASSERT_EQ(driver_.bring_up(), 15);
+    ASSERT_EQ(driver_.ask(0, {{4 << 20, 16, true}}), 16u);
+  }
+
+ private:
+  PlainWiring wiring_;
+  VirtioRng rng_;
+  VirtioPci device_{rng_, wiring_.memory, wiring_.vectors, wiring_.doorbells, PlainWiring::kBar};
+  PlainDriver driver_{device_, wiring_.memory, rng_.queue_sizes()};
+};
+
+class BalloonRig final : public Rig {
+ public:
+  Device& device() override { return device_; }
+  void use() override {
+    ASSERT_EQ(driver_.bring_up(), 15);
+    const memory::GuestMemory::Hold hold(wiring_.memory);
+    balloon_.set_target(100);
+    write_as<std::uint32_t>(device_, driver_.registers.config + 4, 2);
+    wiring_.memory.store(4 << 20, std::uint64_t{0x500'0000'0600});  // frames 0x600, 0x500
+    ASSERT_TRUE(driver_.ask(0, {{4 << 20, 8}}));
+    driver_.offer(2, {{4 << 20, 10}});
+    device_.quiesce();  // what it holds back is part of its state
+  }
+
+ private:
+  PlainWiring wiring_;
+  VirtioBalloon balloon_{wiring_.memory};
+  VirtioPci device_{balloon_, wiring_.memory, wiring_.vectors, wiring_.doorbells,
+                    PlainWiring::kBar};
+  PlainDriver driver_{device_, wiring_.memory, balloon_.queue_sizes()};
+};
+
+class VsockRig final : public Rig {
+ public:
+  Device& device() override { return device_; }
+  void use() override {
+    ASSERT_EQ(driver_.bring_up(), 15);
+    driver_.store(4 << 20, std::vector<std::byte>(44));
+    ASSERT_TRUE(driver_.ask(1, {{4 << 20, 44}}));
+  }
+
+ private:
+  static std::string path() {
+    static std::atomic<int> count = 0;
+    return testing::TempDir() + "godwit-" + std::to_string(::getpid()) + "-" +
+           std::to_string(count++);
+  }
+  PlainWiring wiring_;
+  VirtioVsock vsock_{42, path()};
+  VirtioPci device_{vsock_, wiring_.memory, wiring_.vectors, wiring_.doorbells, PlainWiring::kBar};
+  PlainDriver driver_{device_, wiring_.memory, vsock_.queue_sizes()};
+};
+
 struct Kind {
   const char* name;
   std::unique_ptr<Rig> (*make)();
@@ -125,6 +187,9 @@ const Kind kRigs[] = {
     {"PciHostBridge", [] { return std::unique_ptr<Rig>(new HostBridgeRig); }},
     {"VirtioBlk", [] { return std::unique_ptr<Rig>(new BlkRig); }},
     {"VirtioNet", [] { return std::unique_ptr<Rig>(new NetRig); }},
+    {"VirtioRng", [] { return std::unique_ptr<Rig>(new RngRig); }},
+    {"VirtioBalloon", [] { return std::unique_ptr<Rig>(new BalloonRig); }},
+    {"VirtioVsock", [] { return std::unique_ptr<Rig>(new VsockRig); }},
 };
 
 class DeviceStateTest : public testing::TestWithParam<Kind> {

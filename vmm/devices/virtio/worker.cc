@@ -1,12 +1,23 @@
 #include "vmm/devices/virtio/worker.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 
+#include <algorithm>
+#include <array>
+#include <cerrno>
 #include <exception>
 #include <utility>
 
+#include "vmm/sys/error.h"
+
 namespace godwit::devices {
+namespace {
+
+constexpr std::size_t kMaxDoorbells = 8;
+
+}  // namespace
 
 Worker::Worker(const char* name, std::function<void()> serve, std::function<void()> failed)
     : serve_(std::move(serve)), failed_(std::move(failed)) {
@@ -48,6 +59,20 @@ void Worker::stop() {
   stop_requested_ = true;
   wake_up_.signal();
   changed_.wait(lock, [this] { return !serving_; });
+}
+
+void Worker::wait(std::span<const sys::EventFd* const> doorbells, int timeout_ms) {
+  std::array<pollfd, kMaxDoorbells + 1> polls{};
+  std::size_t count = 0;
+  polls[count++] = {wake_up_.fd(), POLLIN, 0};
+  for (const sys::EventFd* doorbell : doorbells.first(std::min(doorbells.size(), kMaxDoorbells))) {
+    polls[count++] = {doorbell != nullptr ? doorbell->fd() : -1, POLLIN, 0};
+  }
+  if (::poll(polls.data(), count, timeout_ms) < 0 && errno != EINTR) sys::throw_errno("poll");
+  wake_up_.drain();
+  for (const sys::EventFd* doorbell : doorbells) {
+    if (doorbell != nullptr) doorbell->drain();
+  }
 }
 
 void Worker::run() {

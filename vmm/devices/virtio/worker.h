@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <functional>
 #include <mutex>
+#include <span>
 #include <thread>
 
 #include "vmm/sys/event_fd.h"
@@ -32,6 +33,9 @@ class Worker {
   bool stopping() const { return stop_requested_; }
   /// Readable after stop() and wake(), until drained.
   const sys::EventFd& wake_up() const { return wake_up_; }
+  /// Sleeps until one of the doorbells rings (nullptr: none there), stop() or wake() is called, or
+  /// `timeout_ms` are over (-1: never); for serve(). They are drained after.
+  void wait(std::span<const sys::EventFd* const> doorbells, int timeout_ms = -1);
   /// Has serve() look around. Any thread.
   void wake() { wake_up_.signal(); }
 

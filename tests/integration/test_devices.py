@@ -1,0 +1,109 @@
+"""A Linux guest's entropy, memory that it gives back, and virtio sockets; moved or not. In the runner."""
+
+import random
+import socket
+import threading
+import unittest
+
+import shell_guest
+from harness import Case
+from shell_guest import ask, start
+
+MIB = 1 << 20
+
+
+class LinuxDevicesTest(Case):
+    def used(self, guest):
+        return guest.request("GET", "/v1/load")[1]["memory_used_bytes"]
+
+    def resident(self, guest):
+        """Shared memory of the process: guest RAM that it has mapped and populated."""
+        with open(f"/proc/{guest.pid}/status") as status:
+            return next(int(line.split()[1]) << 10 for line in status if line.startswith("RssShmem"))
+
+    def balloon(self, guest):
+        return guest.request("GET", "/v1/status")[1]["balloon"]
+
+    def gives_back_what_it_frees(self, guest):
+        before = self.used(guest)
+        ask(self, guest, "dd if=/dev/zero of=/tmp/big bs=1M count=200")
+        full, resident = self.used(guest), self.resident(guest)
+        self.assertGreater(full - before, 150 * MIB)
+        ask(self, guest, "rm /tmp/big")
+        self.wait_for("free pages come back", lambda: self.used(guest) < full - 180 * MIB, 20)
+        self.assertLess(self.resident(guest), resident - 180 * MIB)
+        self.assertGreater(self.balloon(guest)["reported_bytes"], 180 * MIB)
+
+    def echoed(self, connection, size):
+        """Sends data and gets it back."""
+        data, back = random.Random(size).randbytes(size), bytearray()
+        connection.settimeout(60)
+        sender = threading.Thread(target=connection.sendall, args=(data,))
+        sender.start()
+        while len(back) < size and (more := connection.recv(65536)):
+            back += more
+        sender.join()
+        self.assertEqual(back, data)
+
+    def to_guest(self, path):
+        connection = socket.socket(socket.AF_UNIX)
+        self.addCleanup(connection.close)
+        connection.settimeout(30)
+        connection.connect(str(path))
+        connection.sendall(b"CONNECT 1024\n")
+        answer = b""
+        while not answer.endswith(b"\n"):
+            byte = connection.recv(1)
+            self.assertTrue(byte, "nobody listens in the guest")
+            answer += byte
+        self.assertRegex(answer, rb"^OK \d+\n$")
+        return connection
+
+    def speaks_vsock(self, guest, path):
+        first = self.to_guest(path)
+        self.echoed(first, 1 << 20)
+        first.close()
+        self.line(guest, r"^echoed 1048576 bytes \(end\)")
+        listener = socket.socket(socket.AF_UNIX)
+        self.addCleanup(listener.close)
+        listener.bind(f"{path}_2048")
+        listener.listen()
+        start(guest, "vsock connect 2048")
+        listener.settimeout(30)
+        connection, _ = listener.accept()
+        self.echoed(connection, 300000)
+        connection.close()
+        self.line(guest, r"^echoed 300000 bytes \(end\)")
+
+    def test_entropy_memory_sockets_and_a_move(self):
+        paths = [self.folder / "here.vsock", self.folder / "there.vsock"]
+        guest = shell_guest.boot(self, "6.12", memory="512M",
+                                 more=("--rng", "--balloon", "--vsock", f"cid=7,path={paths[0]}"))
+        ask(self, guest, "vsock listen 1024 &")
+        self.line(guest, "^listening")
+        self.speaks_vsock(guest, paths[0])
+        lost = self.to_guest(paths[0])
+        self.assertIn("virtio_rng", ask(self, guest, "cat /sys/class/misc/hw_random/rng_current"))
+        self.assertEqual(ask(self, guest, "dd if=/dev/hwrng bs=64 count=4 2>/dev/null | wc -c").strip(), "256")
+        self.gives_back_what_it_frees(guest)
+
+        self.assertEqual(self.godwit("balloon", guest.api, "100M")[0], 0)
+        self.wait_for("the balloon fills", lambda: self.balloon(guest)["actual_bytes"] == 100 * MIB, 20)
+        self.wait_for("statistics come", lambda: self.balloon(guest)["statistics"].get("free_bytes", 0) > 0, 10)
+
+        there = self.receive(more=("--vsock", f"path={paths[1]}"))
+        status, _, err = self.godwit("migrate", guest.api, "--to", there.address, "--transport", "tcp", seconds=60)
+        self.assertEqual(status, 0, err)
+        self.assertEqual(self.balloon(there)["actual_bytes"], 100 * MIB)
+        self.assertEqual(lost.recv(1), b"", "connections do not move")
+        self.line(there, r"^echoed 0 bytes \(Connection reset by peer\)")
+        self.speaks_vsock(there, paths[1])
+        self.assertEqual(self.godwit("balloon", there.api, "0")[0], 0)
+        self.wait_for("the balloon empties", lambda: self.balloon(there)["actual_bytes"] == 0, 20)
+        self.gives_back_what_it_frees(there)
+        self.assertEqual(ask(self, there, "dd if=/dev/hwrng bs=64 count=4 2>/dev/null | wc -c").strip(), "256")
+        self.assertEqual(ask(self, there, "dmesg | grep -iE 'stall|lockup|BUG:|WARNING|virtio.*(error|fail)' || true"), "")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
