@@ -18,6 +18,10 @@ Hello hello() {
   hello.machine.memory_bytes = 256 << 20;
   hello.machine.cpus = 2;
   hello.machine.disks = {{"/srv/web1.img", false}};
+  hello.machine.nets = {{"t0", "02:00:00:00:00:07", 9000, "br0"}};
+  hello.machine.rng = true;
+  hello.machine.balloon = true;
+  hello.machine.vsock = {3, "/srv/v.sock"};
   hello.requirements = "{}";
   hello.data_bytes = 4096;
   hello.rdma = true;
@@ -30,6 +34,9 @@ TEST(Protocol, AHelloSurvivesTheWire) {
   EXPECT_EQ(got.machine.name, "web1");
   EXPECT_EQ(got.machine.memory_bytes, 256u << 20);
   EXPECT_EQ(got.machine.disks, hello().machine.disks);
+  EXPECT_EQ(got.machine.nets, hello().machine.nets);
+  EXPECT_TRUE(got.machine.rng && got.machine.balloon);
+  EXPECT_EQ(got.machine.vsock, hello().machine.vsock);
   EXPECT_TRUE(got.rdma);
   EXPECT_EQ(got.rdma_address.packet_sequence, 0xabcdefu);
   EXPECT_EQ(got.rdma_address.gid, hello().rdma_address.gid);

@@ -80,6 +80,14 @@ TEST_F(ControlApi, UpgradesToAnAbsolutePathOnly) {
   EXPECT_EQ(guest_.calls, (std::vector<std::string>{"upgrade /usr/bin/godwit"}));
 }
 
+TEST_F(ControlApi, AsksForMemory) {
+  EXPECT_EQ(status("PUT", "/v1/balloon", R"({"bytes":4096})"), 200u);
+  EXPECT_EQ(guest_.calls.back(), "balloon 4096");
+  for (const char* body : {"", "{}", R"({"bytes":-1})", R"({"bytes":"1G"})", R"({"size":1})"}) {
+    EXPECT_EQ(status("PUT", "/v1/balloon", body), 400u) << body;
+  }
+}
+
 TEST_F(ControlApi, RefusesBodiesThatMakeNoSense) {
   for (const auto* body :
        {"", "{", "[]", "null", R"({"to":1})", R"({"to":"b:1","transport":"pigeon"})",

@@ -108,6 +108,23 @@ TEST_F(GuestTest, TellsItsLoadInEveryState) {
   EXPECT_EQ(coming.load()["cpu_run_ns"], 0);
 }
 
+TEST_F(GuestTest, GivesMemoryOnlyThroughABalloon) {
+  EXPECT_EQ(guest_->status()["balloon"], json());
+  EXPECT_THROW(guest_->balloon(4096), Conflict);
+  config_.balloon = true;
+  guest_ = std::make_unique<Guest>(config_, output_);
+  EXPECT_THROW(guest_->balloon(4096), Conflict) << "it is booting";
+  start();
+  guest_->balloon(4096);
+  EXPECT_THROW(guest_->balloon(257u << 20), BadRequest);
+  EXPECT_EQ(guest_->status()["balloon"], (json{{"target_bytes", 4096},
+                                               {"actual_bytes", 4096},
+                                               {"reported_bytes", 8192},
+                                               {"statistics", {{"free_bytes", 77}}}}));
+  world().guest_does({EndKind::kPowerOff, ""});
+  outcome();
+}
+
 TEST_F(GuestTest, CountsItsLoadOnAcrossReboots) {
   start();
   json rebooting;

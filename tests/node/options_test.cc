@@ -6,7 +6,9 @@
 #include <filesystem>
 #include <fstream>
 
+#include "node/device_options.h"
 #include "node/machine_options.h"
+#include "vmm/mac_address.h"
 
 namespace godwit::node {
 namespace {
@@ -134,6 +136,55 @@ TEST_F(MachineOptions, DescribeAMachine) {
   EXPECT_EQ(config_.cpus, 2u);
   EXPECT_EQ(config_.disks, (std::vector<vmm::DiskConfig>{{disk_, true}}));
   EXPECT_EQ(config_.name, "web1");
+}
+
+TEST_F(MachineOptions, DescribeDevices) {
+  EXPECT_EQ(
+      complaint({"--net", "tap=t0", "--net", "mtu=9000,bridge=br0,tap=t1,mac=02:00:00:00:00:07",
+                 "--rng", "--balloon", "--vsock", "path=/tmp/v.sock,cid=3"}),
+      "none");
+  ASSERT_EQ(config_.nets.size(), 2u);
+  EXPECT_EQ(config_.nets[0], (vmm::NetConfig{"t0", vmm::derived_mac("web1", 0), 0, ""}));
+  EXPECT_EQ(config_.nets[1], (vmm::NetConfig{"t1", "02:00:00:00:00:07", 9000, "br0"}));
+  EXPECT_EQ(net_text(config_.nets[1]), "tap=t1,mac=02:00:00:00:00:07,mtu=9000,bridge=br0");
+  EXPECT_TRUE(config_.rng && config_.balloon);
+  EXPECT_EQ(config_.vsock, (vmm::VsockConfig{3, "/tmp/v.sock"}));
+}
+
+TEST_F(MachineOptions, RefuseDevicesThatMakeNoSense) {
+  EXPECT_EQ(complaint({"--net", "tap=t0", "--net", "tap=t0"}), "--net: tap t0 is given twice");
+  EXPECT_EQ(complaint({"--net", "tap=t0,mtu=65522"}),
+            "--net: mtu must be a whole number from 68 to 65521");
+  EXPECT_EQ(complaint({"--vsock", "cid=2,path=/tmp/v"}),
+            "--vsock: cid must be a whole number from 3 to 4294967294");
+  EXPECT_EQ(complaint({"--vsock", "cid=3"}), "--vsock: path=SOCKET is missing");
+  EXPECT_EQ(complaint({"--vsock", "path=/tmp/v"}),
+            "--vsock: cid must be a whole number from 3 to 4294967294");
+}
+
+TEST_F(MachineOptions, ReplaceDevicesOnArrival) {
+  const auto arrive = [this](const std::vector<std::string>& words) -> std::string {
+    Options options("receive", "", "");
+    add_arrival_options(options);
+    try {
+      options.parse(words);
+      replace_devices(config_, arrival(options));
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+    return "none";
+  };
+  config_ = {};
+  EXPECT_EQ(arrive({}), "none");
+  EXPECT_EQ(arrive({"--vsock", "path=/tmp/w"}), "--vsock is given here, the guest has none");
+  config_.nets = {{"t0", "02:00:00:00:00:07", 9000, "br0"}, {"t1", "02:00:00:00:00:08", 0, ""}};
+  config_.vsock = {3, "/tmp/v"};
+  EXPECT_EQ(arrive({"--net", "tap=u0", "--vsock", "path=/tmp/w"}), "none");
+  EXPECT_EQ(config_.nets[0], (vmm::NetConfig{"u0", "02:00:00:00:00:07", 9000, ""}));
+  EXPECT_EQ(config_.nets[1].tap, "t1");
+  EXPECT_EQ(config_.vsock, (vmm::VsockConfig{3, "/tmp/w"}));
+  EXPECT_EQ(arrive({"--net", "tap=u0,mac=02:00:00:00:00:09"}),
+            "--net: unknown field \"mac\": it has tap, bridge");
 }
 
 TEST_F(MachineOptions, RefuseMemoryNoGuestCanHave) {
