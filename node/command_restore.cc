@@ -64,6 +64,7 @@ int restore_command(const Words& words) {
     throw UsageError("--name: " + why);
   }
   replace_taps(machine, arrival_nets(options));
+  replace_devices(machine, arrival(options));
   const std::vector<std::string> disks = disk_paths(options, machine);
   if (options.on("verify")) verify(open, directory);
   check_kvm();

@@ -213,7 +213,8 @@ void Guest::resume() {
 
 void Guest::balloon(std::uint64_t bytes) {
   const std::lock_guard lock(mutex_);
-  require({State::kRunning, State::kPaused, State::kMigrating}, "ask memory of");
+  require({State::kRunning, State::kPaused, State::kMigrating, State::kSnapshotting},
+          "ask memory of");
   if (!config_.balloon) throw Conflict(config_.name + " has no balloon: run it with --balloon");
   if (bytes > config_.memory_bytes) {
     throw BadRequest(fmt::format("{} has {} bytes of memory, it cannot give {}", config_.name,

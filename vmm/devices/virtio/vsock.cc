@@ -72,7 +72,10 @@ void VirtioVsock::serve() {
   while (!worker_.stopping()) {
     if (!broken_ && reset_due_) announce_reset();
     if (!broken_) transmit();
+    const bool held_up = resets_.size() >= kMaxResets;
     if (!broken_) receive();
+    // The doorbell of what waits in the ring has rung already.
+    if (held_up && resets_.size() < kMaxResets) worker_.wake();
     wait();
   }
 }

@@ -345,6 +345,23 @@ TEST_F(VirtioVsockTest, AGuestWithoutBuffersIsWaitedFor) {
   EXPECT_EQ(machine_.next_operation(), kVsockRequest);
 }
 
+TEST_F(VirtioVsockTest, AGuestThatTakesNoResetsIsHeldUpAndThenServed) {
+  machine_.bring_up(0);
+  const auto count = static_cast<unsigned>(VirtioVsock::kMaxResets) + 40;
+  DriverRing& ring = machine_.driver.rings[kTransmit];
+  machine_.memory.store(kSend, machine_.from_guest(78, 9, kVsockData));
+  unsigned sent = 0;
+  while (sent < count && sent - ring.used_index() < ring.size()) {
+    machine_.driver.offer(kTransmit, {{kSend, 44}}, static_cast<std::uint16_t>(sent % 128));
+    ++sent;
+    eventually([&] { return ring.used_index() == std::min<std::size_t>(sent, 128); });
+  }
+  EXPECT_EQ(ring.used_index(), VirtioVsock::kMaxResets);
+  machine_.give_buffers(64);
+  for (unsigned i = 0; i < sent; ++i) ASSERT_EQ(machine_.next_operation(), kVsockReset) << i;
+  EXPECT_EQ(ring.used_index(), sent);
+}
+
 TEST_F(VirtioVsockTest, MalformedChainsBreakTheDeviceUntilItIsReset) {
   const std::vector<std::pair<unsigned, std::vector<Buffer>>> bad = {
       {kTransmit, {{kSend, 43}}},          // no header
