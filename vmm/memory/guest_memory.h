@@ -135,8 +135,8 @@ class GuestMemory {
   /// and are not marked dirty. With huge pages only those that are covered whole. False, and
   /// nothing happens, while memory is held.
   bool give_back(PageRange range);
-  /// Makes holes of pages, held or not: for who holds memory. They read as zero. (Of a private copy,
-  /// small ranges that have data in the file are overwritten with zeroes instead.)
+  /// Makes holes of pages, held or not: for who holds memory. They read as zero. (Of a private
+  /// copy, small ranges that have data in the file are overwritten with zeroes instead.)
   void punch_hole(PageRange range);
 
   // -- the VMM's own writes

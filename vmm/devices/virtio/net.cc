@@ -230,10 +230,11 @@ VirtioNet::Delivery VirtioNet::deliver() {
       written += static_cast<std::uint32_t>(size);
     }
     chain.writable.clear();
-    if (!queue.push(chain.head, written)) {
-      break_device();
-      return Delivery::kBroken;
-    }
+    if (!queue.stage(chain.head, written)) break;
+  }
+  if (!queue.publish()) {
+    break_device();
+    return Delivery::kBroken;
   }
   received_.fetch_add(packet_size_ - NetPort::kHeaderSize, std::memory_order_relaxed);
   packet_size_ = 0;

@@ -5,6 +5,7 @@
 #include <bit>
 #include <iterator>
 #include <type_traits>
+#include <utility>
 
 namespace godwit::devices {
 namespace {
@@ -32,6 +33,7 @@ void Virtqueue::reset() {
   state_ = State{};
   state_.size = max_size_;
   broken_ = false;
+  staged_ = 0;
 }
 
 bool Virtqueue::set_state(const State& state) {
@@ -59,6 +61,7 @@ void Virtqueue::start(std::uint64_t features) {
   indirect_ = (features & kFeatureIndirect) != 0;
   event_index_ = (features & kFeatureEventIndex) != 0;
   broken_ = !placed_well();
+  staged_ = 0;
 }
 
 Virtqueue::Pop Virtqueue::break_queue() {
@@ -129,16 +132,25 @@ bool Virtqueue::add_buffer(Chain& chain, const Descriptor& descriptor) {
   return true;
 }
 
-bool Virtqueue::push(std::uint16_t head, std::uint32_t written) {
+bool Virtqueue::stage(std::uint16_t head, std::uint32_t written) {
   if (broken_) return false;
-  const std::uint64_t slot = state_.next_used & (state_.size - 1U);
+  const std::uint64_t slot = (state_.next_used + std::uint64_t{staged_}) & (state_.size - 1U);
   const UsedElement element = {head, written};
-  if (!memory_.store(state_.used + kRingHeader + kUsedSize * slot, element) ||
-      !store_index(state_.used + 2, static_cast<std::uint16_t>(state_.next_used + 1))) {
+  if (!memory_.store(state_.used + kRingHeader + kUsedSize * slot, element)) {
     break_queue();
     return false;
   }
-  ++state_.next_used;
+  ++staged_;
+  return true;
+}
+
+bool Virtqueue::publish() {
+  const auto next = static_cast<std::uint16_t>(state_.next_used + std::exchange(staged_, 0));
+  if (broken_ || !store_index(state_.used + 2, next)) {
+    break_queue();
+    return false;
+  }
+  state_.next_used = next;
   return true;
 }
 

@@ -76,7 +76,11 @@ class Virtqueue {
   }
 
   /// Returns a chain, saying how many bytes were written to its start. False when broken.
-  bool push(std::uint16_t head, std::uint32_t written);
+  bool push(std::uint16_t head, std::uint32_t written) { return stage(head, written) && publish(); }
+  /// The two halves of push(), for chains that the driver must see all at once, or none: those of a
+  /// merged packet (5.1.6.4).
+  bool stage(std::uint16_t head, std::uint32_t written);
+  bool publish();
 
   /// Whether the driver wants an interrupt for what was pushed since the last call.
   bool wants_interrupt();
@@ -108,7 +112,8 @@ class Virtqueue {
   bool indirect_ = false;
   bool event_index_ = false;
   bool broken_ = false;
-  unsigned buffers_ = 0;  // descriptors taken for the chain being collected
+  std::uint16_t staged_ = 0;  // behind next_used
+  unsigned buffers_ = 0;      // descriptors taken for the chain being collected
 };
 
 }  // namespace godwit::devices
