@@ -63,7 +63,6 @@ int restore_command(const Words& words) {
   if (const std::string why = name_complaint(machine.name); !why.empty()) {
     throw UsageError("--name: " + why);
   }
-  replace_taps(machine, arrival_nets(options));
   replace_devices(machine, arrival(options));
   const std::vector<std::string> disks = disk_paths(options, machine);
   if (options.on("verify")) verify(open, directory);

@@ -16,7 +16,6 @@
 #include "vmm/devices/power.h"
 #include "vmm/devices/pvpanic.h"
 #include "vmm/devices/serial.h"
-#include "vmm/devices/virtio/balloon.h"
 #include "vmm/interrupts.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/requirements.h"
@@ -428,28 +427,9 @@ Usage Machine::usage() const {
   return total;
 }
 
-void Machine::set_balloon(std::uint64_t bytes) {
-  devices::VirtioBalloon* const balloon = parts_->virtio.balloon();
-  if (balloon == nullptr) throw std::runtime_error("it has no balloon (run --balloon)");
-  if (bytes > parts_->config.memory_bytes) {
-    throw std::runtime_error(fmt::format("its memory is {} bytes, it cannot give {}",
-                                         parts_->config.memory_bytes, bytes));
-  }
-  balloon->set_target(static_cast<std::uint32_t>(bytes / memory::kPageSize));
-}
+void Machine::set_balloon(std::uint64_t bytes) { parts_->virtio.set_balloon(bytes); }
 
-std::optional<BalloonState> Machine::balloon() const {
-  devices::VirtioBalloon* const balloon = parts_->virtio.balloon();
-  if (balloon == nullptr) return std::nullopt;
-  BalloonState state{.target = balloon->target() * memory::kPageSize,
-                     .actual = balloon->actual() * memory::kPageSize,
-                     .reported = balloon->reported_bytes()};
-  const devices::BalloonStatistics said = balloon->statistics();
-  for (std::size_t i = 0; i < said.values.size(); ++i) {
-    if (said.values[i]) state.statistics.emplace_back(said.kNames[i], *said.values[i]);
-  }
-  return state;
-}
+std::optional<BalloonState> Machine::balloon() const { return parts_->virtio.balloon(); }
 
 std::uint64_t Machine::first_instruction_ns() const { return parts_->vcpus[0]->first_entry_ns(); }
 

@@ -137,8 +137,25 @@ void VirtioDevices::unlock_disks() {
   for (const auto& disk : disks_) disk->image.unlock();
 }
 
-devices::VirtioBalloon* VirtioDevices::balloon() const {
-  return balloon_ ? &balloon_->balloon : nullptr;
+void VirtioDevices::set_balloon(std::uint64_t bytes) {
+  if (!balloon_) throw std::runtime_error("it has no balloon (run --balloon)");
+  if (const std::uint64_t all = wiring_->memory.size(); bytes > all) {
+    throw std::runtime_error(fmt::format("its memory is {} bytes, it cannot give {}", all, bytes));
+  }
+  balloon_->balloon.set_target(static_cast<std::uint32_t>(bytes / memory::kPageSize));
+}
+
+std::optional<BalloonState> VirtioDevices::balloon() const {
+  if (!balloon_) return std::nullopt;
+  devices::VirtioBalloon& balloon = balloon_->balloon;
+  BalloonState state{.target = balloon.target() * memory::kPageSize,
+                     .actual = balloon.actual() * memory::kPageSize,
+                     .reported = balloon.reported_bytes()};
+  const devices::BalloonStatistics said = balloon.statistics();
+  for (std::size_t i = 0; i < said.values.size(); ++i) {
+    if (said.values[i]) state.statistics.emplace_back(said.kNames[i], *said.values[i]);
+  }
+  return state;
 }
 
 void VirtioDevices::add_usage(Usage& usage) const {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "vmm/config.h"
@@ -16,12 +17,9 @@
 #include "vmm/interrupts.h"
 #include "vmm/memory/guest_memory.h"
 
-namespace godwit::devices {
-class VirtioBalloon;
-}
-
 namespace godwit::vmm {
 
+struct BalloonState;
 struct Usage;
 
 class VirtioDevices {
@@ -41,8 +39,9 @@ class VirtioDevices {
   void lock_disks();
   void unlock_disks();
 
-  /// The guest's balloon, or null. Any thread.
-  devices::VirtioBalloon* balloon() const;
+  /// As Machine's.
+  void set_balloon(std::uint64_t bytes);
+  std::optional<BalloonState> balloon() const;
   /// Adds what the devices have moved. Any thread.
   void add_usage(Usage& usage) const;
 
