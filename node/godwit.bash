@@ -45,7 +45,7 @@ _godwit() {
     return
   fi
   case $command in
-    migrate | cancel | status | pause | resume | stop | resolve | snapshot)
+    migrate | cancel | status | pause | resume | balloon | stop | resolve | snapshot)
       mapfile -t COMPREPLY < <(compgen -W "$(_godwit_guests "$godwit")" -- "$word")
       ;;
   esac
