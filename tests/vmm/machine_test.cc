@@ -278,7 +278,7 @@ TEST(Machine, SavesTheSameAgainAfterARestore) {
   Machine there(config, {});
   there.restore(state);
   const auto before = sections_of(state), after = sections_of(there.save());
-  EXPECT_EQ(before.size(), 9u);  // machine, 2 vCPUs, irqchip, 4 devices and a disk
+  EXPECT_EQ(before.size(), 10u);  // machine, 2 vCPUs, irqchip, 5 devices and a disk
   for (const auto& [name, bytes] : before) {
     EXPECT_TRUE(after.contains(name) && after.at(name) == bytes) << name;
   }
