@@ -141,6 +141,14 @@ class RunnerTest(unittest.TestCase):
         self.assertEqual(status, 125, out + err)
         self.assertIn("the machine ended before the command did", err)
 
+    def test_an_emulator_that_hangs_is_a_machine_that_failed(self):
+        process = self.start("--timeout", "1000", "--", "sleep", "1000")
+        machine = self.machine(process)
+        os.kill(machine, signal.SIGSTOP)
+        self.assertEqual(process.wait(120), 125)
+        self.assertIn("the emulator hangs", process.communicate()[1])
+        self.gone(machine)
+
     def test_no_machine_outlives_its_runner(self):
         for number, expected in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)):
             process = self.start("--", "sleep", "1000")
