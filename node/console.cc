@@ -76,7 +76,7 @@ void ConsoleOutput::write(std::span<const std::byte> bytes) {
   const bool first = pending_.empty();
   pending_.insert(pending_.end(), bytes.begin(), bytes.end());
   line_ended_ |= bytes.back() == std::byte{'\n'};
-  if (first || line_ended_ || pending_.size() >= kBatch) changed_.notify_all();
+  if (first || line_ended_ || hurry_ || pending_.size() >= kBatch) changed_.notify_all();
 }
 
 void ConsoleOutput::hurry(bool on) {
@@ -91,7 +91,7 @@ void ConsoleOutput::run() {
   for (;;) {
     changed_.wait(lock, [this] { return !pending_.empty() || closing_ || broken_; });
     changed_.wait_for(lock, kLinger, [this] {
-      return line_ended_ || pending_.size() >= kBatch || closing_ || broken_;
+      return line_ended_ || hurry_ || pending_.size() >= kBatch || closing_ || broken_;
     });
     if (broken_ || pending_.empty()) break;
     batch.swap(pending_);

@@ -41,7 +41,8 @@ class ConsoleOutput {
   /// not end a line may wait for more to be written with, two milliseconds at most: a UART's bytes
   /// come one by one, each an exit of the guest, and none should also wake a thread and a reader.
   void write(std::span<const std::byte> bytes);
-  /// For the time in which the vCPUs must be able to stop at once, a move above all.
+  /// For the time in which the vCPUs must be able to stop at once, a move above all. Bytes do not
+  /// wait for more then: what a guest printed here is out before it runs elsewhere.
   void hurry(bool on);
 
  private:
