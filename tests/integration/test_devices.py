@@ -7,7 +7,7 @@ import unittest
 
 import shell_guest
 from harness import Case
-from shell_guest import ask, start
+from shell_guest import answer, ask, start
 
 MIB = 1 << 20
 
@@ -68,12 +68,12 @@ class LinuxDevicesTest(Case):
         self.addCleanup(listener.close)
         listener.bind(f"{path}_2048")
         listener.listen()
-        start(guest, "vsock connect 2048")
+        connecting = start(guest, "vsock connect 2048")
         listener.settimeout(30)
         connection, _ = listener.accept()
         self.echoed(connection, 300000)
         connection.close()
-        self.line(guest, r"^echoed 300000 bytes \(end\)")
+        self.assertIn("echoed 300000 bytes (end)", answer(self, guest, connecting))
 
     def test_entropy_memory_sockets_and_a_move(self):
         paths = [self.folder / "here.vsock", self.folder / "there.vsock"]
