@@ -17,6 +17,7 @@
 #include "node/terminal.h"
 #include "node/units.h"
 #include "vmm/sys/background.h"
+#include "vmm/sys/start_up.h"
 
 namespace godwit::node {
 
@@ -120,6 +121,7 @@ int Serving::run(const ServeOptions& options) {
     const HostEvents events(options.read_stdin, callbacks(guest_, socket_->path()));
     if (options.boot) guest_.start();
     if (options.verbose) report_first_instruction(guest_, options.command);
+    sys::forget_start_up();
     outcome = guest_.wait();
   }
   if (outcome.kind == Outcome::Kind::kMoved) sys::run_in_background();  // other guests go first

@@ -96,10 +96,17 @@ kvm::KvmVm create_vm(const kvm::Kvm& kvm) {
   if ((vm.check_extension(KVM_CAP_PMU_CAPABILITY) & KVM_PMU_CAP_DISABLE) != 0) {
     vm.enable_cap(KVM_CAP_PMU_CAPABILITY, KVM_PMU_CAP_DISABLE);
   }
-  vm.create_irqchip();
-  vm.set_gsi_routing(io_apic_routes());
   return vm;
 }
+
+/// The interrupt controllers in KVM. Made after the memory slots: registering the controllers
+/// starts a grace period in recent kernels that setting a slot would have to sit out, for 5 ms.
+struct InterruptChips {
+  explicit InterruptChips(kvm::KvmVm& vm) {
+    vm.create_irqchip();
+    vm.set_gsi_routing(io_apic_routes());
+  }
+};
 
 }  // namespace
 
@@ -120,6 +127,7 @@ struct Machine::Parts {
   memory::GuestMemory memory;
   kvm::KvmVm vm;
   memory::DirtyLog dirty_log;
+  InterruptChips chips;
   devices::Bus ports;
   devices::Bus mmio;
 
@@ -155,6 +163,7 @@ Machine::Parts::Parts(MachineConfig machine_config, ConsoleSink console_sink,
                  : memory::GuestMemory(config.memory_bytes, config.huge_pages)),
       vm(create_vm(kvm)),
       dirty_log(vm, memory),
+      chips(vm),
       serial_line(vm, boot::kSerialGsi),
       event_line(vm, boot::kPowerButtonGsi),
       vectors(vm),
