@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "migration/digest.h"
 #include "migration/pre_fault.h"
 #include "migration/rdma_channel.h"
 #include "migration/shared_channel.h"
@@ -123,8 +124,12 @@ Message Destination::next() {
 // Pages land in RAM until the state comes; then this end gets ready, and runs the guest on commit.
 void Destination::take_guest() {
   std::optional<PreFault> pre_fault(*machine_);
-  const Message state = next();
+  Message state = next();
   pre_fault.reset();
+  if (state.kind == MessageKind::kVerify) {
+    require_same_memory(machine_->memory(), state.payload);
+    state = next();
+  }
   if (state.kind != MessageKind::kState) {
     throw ChannelError(fmt::format("the peer sent {}, State was due", kind_name(state.kind)));
   }

@@ -29,6 +29,7 @@ std::uint64_t max_payload(MessageKind kind) {
       return sizeof(std::uint64_t) + kMaxRangesInFrame * sizeof(memory::PageRange) +
              kMaxFramePages * memory::kPageSize;
     case MessageKind::kState:
+    case MessageKind::kVerify:
       return kMaxState;
     case MessageKind::kReady:
     case MessageKind::kCommit:
@@ -74,6 +75,8 @@ const char* kind_name(MessageKind kind) {
       return "Sync";
     case MessageKind::kSynced:
       return "Synced";
+    case MessageKind::kVerify:
+      return "Verify";
   }
   return "unknown";
 }

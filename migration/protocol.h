@@ -18,7 +18,8 @@
 //     | Sync ------------------------------------>  |  TCP only, at the end of a round: what is still
 //     |  <---------------------------------- Synced |  on its way would count as downtime
 //     |   (guest paused, disks unlocked)            |
-//     | last pages, State =======================>  |  restores the state, locks the disks
+//     | last pages, Verify {digests} ==========>  |  Verify only where it was asked for: compares
+//     | State ================================>  |  restores the state, locks the disks
 //     |  <------------------ Ready or Refuse {why}  |
 //     |     until here any failure leaves the guest at the source
 //     | Commit ---------------------------------->  |  from here the source never runs it by itself
@@ -46,7 +47,7 @@
 
 namespace godwit::migration {
 
-constexpr std::uint32_t kProtocolVersion = 2;
+constexpr std::uint32_t kProtocolVersion = 3;
 
 struct Preamble {
   char magic[8] = {'G', 'O', 'D', 'W', 'I', 'T', '\r', '\n'};
@@ -71,6 +72,7 @@ enum class MessageKind : std::uint32_t {
   kPing,
   kSync,
   kSynced,
+  kVerify,
 };
 
 struct FrameHeader {

@@ -35,6 +35,7 @@ json to_json(const Report& report) {
       {"downtime",
        {{"pause_ms", report.pause_ms},
         {"last_round_ms", report.last_round_ms},
+        {"verify_ms", report.verify_ms},
         {"state_ms", report.state_ms},
         {"resume_ms", report.resume_ms}}},
       {"rounds", rounds},

@@ -25,6 +25,7 @@ struct Report {
   double downtime_ms = 0;  // from the pause to the destination's word that the guest runs
   double pause_ms = 0;
   double last_round_ms = 0;
+  double verify_ms = 0;  // digests of RAM, where asked for; the destination's are in state_ms
   double state_ms =
       0;  // saving, sending and restoring the state, and whatever pages still travelled
   double resume_ms = 0;  // from commit to the guest running

@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include "migration/digest.h"
 #include "migration/page_scan.h"
 #include "migration/rdma_channel.h"
 #include "migration/shared_channel.h"
@@ -316,9 +317,15 @@ void Source::switch_over() {
     PageBitmap pending(machine_.memory().pages());
     machine_.dirty_log().collect(pending);
     send_chunk(pending.ranges());
+    if (options_.verify) {
+      const auto verify_start = Clock::now();
+      const auto digests = digest_regions(machine_.memory());
+      channel_->send(MessageKind::kVerify, std::as_bytes(std::span(digests)));
+      report_.verify_ms = ms_since(verify_start);
+    }
   }
   channel_->send(MessageKind::kState, state);
-  report_.last_round_ms = ms_since(round_start);
+  report_.last_round_ms = ms_since(round_start) - report_.verify_ms;
   const std::uint64_t pages = report_.pages.sent - before;
   if (!shared_ram_) report_.rounds.push_back({pages, pages * kPageSize, report_.last_round_ms, 0});
   report_.state_bytes = state.size();

@@ -28,6 +28,7 @@ struct SourceOptions {
   double downtime_limit_ms = 50;
   std::uint64_t max_bandwidth = 0;  // bits a second; 0: no limit
   double timeout_ms = 60000;        // of the whole move; 0: none
+  bool verify = false;              // compare digests of RAM before commit
   unsigned max_throttle = 0;        // percent of the vCPUs' time, up to kMaxThrottle; 0: none
 };
 

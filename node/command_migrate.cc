@@ -197,6 +197,8 @@ int migrate_command(const Words& words) {
              "0")
       .value("timeout", "TIME", "give the move up after that long; 0: never", "60s")
       .value("node", "SOCKET", "of the node that knows PEER, instead of the one of this host")
+      .flag("verify",
+            "compare digests of all memory before the commit: the guest stands still longer")
       .flag("json", "print the report as JSON")
       .argument("NAME");
   if (!options.parse(words)) return kExitOk;
@@ -215,6 +217,7 @@ int migrate_command(const Words& words) {
             {"downtime_limit_ms", options.time_ns("downtime-limit") / 1'000'000},
             {"max_bandwidth", options.rate("max-bandwidth")},
             {"timeout_ms", options.time_ns("timeout") / 1'000'000},
+            {"verify", options.on("verify")},
             {"throttle_percent", options.count("throttle", 0, 95)}};
   const NodeClient node(
       options.has("node") ? options.text("node") : runtime_directory() + "/node.api", nullptr);

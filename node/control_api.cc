@@ -61,7 +61,7 @@ std::string text(const json& body, const char* field, const std::string& fallbac
 
 MoveRequest move_request(const ApiRequest& request) {
   const json body = object(request, {"to", "transport", "downtime_limit_ms", "max_bandwidth",
-                                     "timeout_ms", "throttle_percent"});
+                                     "timeout_ms", "throttle_percent", "verify"});
   MoveRequest move;
   move.to = text(body, "to", "");
   if (move.to.empty()) throw BadRequest("to is missing: HOST:PORT of a godwit receive");
@@ -73,6 +73,7 @@ MoveRequest move_request(const ApiRequest& request) {
       number(body, "downtime_limit_ms", move.downtime_limit_ms, kMaxMilliseconds);
   move.max_bandwidth = number(body, "max_bandwidth", move.max_bandwidth, UINT64_MAX);
   move.timeout_ms = number(body, "timeout_ms", move.timeout_ms, kMaxMilliseconds);
+  move.verify = boolean(body, "verify", move.verify);
   move.throttle_percent =
       static_cast<unsigned>(number(body, "throttle_percent", move.throttle_percent, kMaxThrottle));
   return move;

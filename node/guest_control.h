@@ -30,6 +30,7 @@ struct MoveRequest {
   std::uint64_t downtime_limit_ms = 50;
   std::uint64_t max_bandwidth = 0;    // bits a second, 0: as fast as it goes
   std::uint64_t timeout_ms = 60'000;  // for the whole move, 0: none
+  bool verify = false;                // compare digests of memory before the commit
   unsigned throttle_percent = 0;      // at most that much of the vCPUs' time, 0 to 95
 };
 

@@ -26,6 +26,7 @@ migration::SourceOptions source_options(const MoveRequest& request) {
   options.downtime_limit_ms = static_cast<double>(request.downtime_limit_ms);
   options.max_bandwidth = request.max_bandwidth;
   options.timeout_ms = static_cast<double>(request.timeout_ms);
+  options.verify = request.verify;
   options.max_throttle = request.throttle_percent;
   return options;
 }

@@ -108,6 +108,9 @@ std::string report_text(const json& report) {
     text += fmt::format("  throttle   by up to {} %, for {}\n", percent,
                         format_time_ms(number(throttle, "ms")));
   }
+  if (const double ms = number(part(report, "downtime"), "verify_ms"); ms > 0) {
+    text += fmt::format("  verified   all memory, {} of the downtime here\n", format_time_ms(ms));
+  }
   const json cpu = part(report, "cpu_ms");
   text += fmt::format("  CPU        {} here, {} there\n", format_time_ms(number(cpu, "source")),
                       format_time_ms(number(cpu, "destination")));

@@ -180,6 +180,20 @@ class FaultTest(Case):
         self.destination.type("v")
         self.line(self.destination, "^CORRUPT page", 30)
 
+    def test_a_page_that_is_lost_on_the_way_ends_a_verified_move(self):
+        def run():
+            self.destination = self.receive()
+            proxy = Proxy(self.destination.address, "source", "Begin", lambda: None)
+            self.proxies.append(proxy)
+            proxy.change = lambda kind, piece: piece[:-4096] + bytes(4096) if kind == "Pages" and len(piece) > 65536 else piece
+            self.mark = self.source.out.count()
+            return self.godwit("migrate", self.source.api, "--to", proxy.address, "--transport", "tcp", "--verify")
+
+        status, _, err = run()
+        self.assertEqual(status, MOVE_FAILED, err)
+        self.assertIn("memory arrived altered", err)
+        self.goes_on_here()
+
     def test_a_broken_stream_is_refused(self):
         """Bytes that are no frame, in the middle of a move."""
         def break_it():

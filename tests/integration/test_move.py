@@ -14,7 +14,7 @@ class MoveTest(Case):
     def move(self, source, destination, *words, seconds=60):
         """Moves the guest, as the user would; checks the report and that the source has ended."""
         status, out, err = self.godwit("migrate", source.api, "--to", destination.address, "--transport", "tcp",
-                                       "--json", *words, seconds=seconds)
+                                       "--json", "--verify", *words, seconds=seconds)
         self.assertEqual(status, 0, err)
         report = json.loads(out)
         self.assertEqual((report["status"], report["transport"]), ("completed", "tcp"))

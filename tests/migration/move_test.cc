@@ -104,6 +104,7 @@ Moved move(vmm::Machine& machine, const vmm::ConsoleSink& console, SourceOptions
   auto [listener, name] = testing::listen_on(address());
   options.to = name;
   options.transport = kTransport;
+  options.verify = true;
   Moved moved;
   auto arriving = std::async(std::launch::async, [&, &from = listener] {
     Destination destination(testing::accept_from(from),
@@ -140,6 +141,7 @@ TEST_P(MoveTest, AGuestMovesTenTimesAndItsMemoryIsTheSameEachTime) {
     ASSERT_NE(moved.machine, nullptr);
     EXPECT_EQ(moved.report.status, "completed");
     EXPECT_EQ(moved.report.transport, kName);
+    EXPECT_GT(moved.report.verify_ms, 0);
     EXPECT_GT(moved.report.pages.hole, 0u);
     EXPECT_GE(moved.report.rounds.size(), 2u);
     EXPECT_FALSE(machine->running());
