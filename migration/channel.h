@@ -46,8 +46,8 @@ class Channel {
   /// the way.
   virtual Message receive(int timeout_ms) = 0;
 
-  /// Destination, before the guest runs: from now on the peer cannot reach guest RAM through this
-  /// channel.
+  /// Destination, after the last page: from now on the peer cannot reach guest RAM through this
+  /// channel, which goes on carrying messages. While nothing is received.
   virtual void seal() {}
 
   /// Makes the blocked and all later calls throw. The only method safe from other threads.

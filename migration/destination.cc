@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <chrono>
+#include <future>
 #include <optional>
 #include <utility>
 
@@ -125,7 +126,7 @@ Message Destination::next() {
 void Destination::take_guest() {
   std::optional<PreFault> pre_fault(*machine_);
   Message state = next();
-  pre_fault.reset();
+  pre_fault->stop();
   if (state.kind == MessageKind::kVerify) {
     require_same_memory(machine_->memory(), state.payload);
     state = next();
@@ -135,15 +136,18 @@ void Destination::take_guest() {
   }
   wire_.set_patience(kPausedPatience);
   options_.inspect(*machine_);
+  // The source has written its last page; to take its access away takes as long as the restore.
+  auto sealed = std::async(std::launch::async, [this] { channel_->seal(); });
   machine_->restore(state.payload);
   machine_->lock_disks();
+  sealed.get();
+  pre_fault.reset();
   channel_->send(MessageKind::kReady, {});
   wire_.set_deadline(Wire::Clock::now() + std::chrono::milliseconds(kCommitTimeoutMs));
   if (const Message commit = next(); commit.kind != MessageKind::kCommit) {
     throw ChannelError(fmt::format("the peer sent {}, Commit was due", kind_name(commit.kind)));
   }
   const auto start = std::chrono::steady_clock::now();
-  channel_->seal();
   resuming_ = true;
   machine_->resume();
   Running running;

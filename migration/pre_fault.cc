@@ -14,7 +14,7 @@ using memory::PageRange;
 
 namespace {
 constexpr std::chrono::milliseconds kInterval{50};
-constexpr std::uint64_t kBatch = 64;  // pages between two looks at whether to stop
+constexpr std::uint64_t kBatch = 16;  // pages between two looks at whether to stop
 }  // namespace
 
 PreFault::PreFault(vmm::Machine& machine)

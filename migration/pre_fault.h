@@ -11,8 +11,11 @@ namespace godwit::migration {
 
 class PreFault {
  public:
-  /// `machine` must neither be restored nor run while this object lives.
+  /// `machine` must not run while this object lives, and must be restored only after stop().
   explicit PreFault(vmm::Machine& machine);
+
+  /// Does not wait: a batch that is under way ends beside what comes next.
+  void stop() { thread_.request_stop(); }
 
  private:
   static void follow(const std::stop_token& stop, vmm::Machine& machine);

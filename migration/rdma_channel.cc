@@ -153,6 +153,7 @@ bool RdmaChannel::post_some() {
     if (used > 0) chain[used - 1].next = &request;
     ++used;
     written_ += bytes.size();
+    unmarked_ = true;
     queued_pages_ -= piece.count;
     head = {piece.end(), head.count - piece.count};
     if (head.count == 0) queue_.pop_front();
@@ -214,6 +215,7 @@ void RdmaChannel::post_marker() {
   endpoint_->post_send(request);
   ++outstanding_;
   ++markers_;
+  unmarked_ = false;
 }
 
 void RdmaChannel::send(MessageKind kind, std::span<const std::byte> payload) {
@@ -221,13 +223,15 @@ void RdmaChannel::send(MessageKind kind, std::span<const std::byte> payload) {
     return wire_.send({.kind = kind}, payload);  // it writes no pages
   guarded([&] {
     pump(0, false);
-    post_marker();
+    if (unmarked_) post_marker();
   });
   wire_.send({.kind = kind, .marker = markers_}, payload);
 }
 
 void RdmaChannel::await_markers(std::uint32_t count) {
   for (;;) {
+    if (markers_ >= count) return;
+    if (sealed_) throw ChannelError("the peer wrote pages after the state");
     markers_ += static_cast<std::uint32_t>(endpoint_->reap_receives());
     if (markers_ >= count) return;
     endpoint_->arm();
@@ -236,6 +240,11 @@ void RdmaChannel::await_markers(std::uint32_t count) {
     wire_.wait_for(endpoint_->event_fd(), -1);
     endpoint_->drain_events();
   }
+}
+
+void RdmaChannel::seal() {
+  endpoint_->disconnect();
+  sealed_ = true;
 }
 
 Message RdmaChannel::receive(int timeout_ms) {

@@ -34,7 +34,7 @@ class RdmaChannel : public Channel {
   void flush() override;
   void send(MessageKind kind, std::span<const std::byte> payload) override;
   Message receive(int timeout_ms) override;
-  void seal() override { endpoint_->disconnect(); }
+  void seal() override;
   void interrupt() override { wire_.interrupt(); }
   std::uint64_t bytes_sent() const override { return wire_.bytes_sent() + written_; }
 
@@ -68,7 +68,9 @@ class RdmaChannel : public Channel {
   std::uint64_t queued_pages_ = 0;
   std::uint64_t outstanding_ = 0;  // send work requests not known to be complete
   std::uint32_t markers_ = 0;      // sent or received
-  std::uint64_t written_ = 0;      // bytes
+  bool unmarked_ = false;          // source: pages were posted after the last marker
+  bool sealed_ = false;
+  std::uint64_t written_ = 0;  // bytes
 };
 
 }  // namespace godwit::migration
