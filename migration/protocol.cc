@@ -175,6 +175,7 @@ json to_json(const vmm::MachineConfig& machine) {
           {"rng", machine.rng},
           {"balloon", machine.balloon},
           {"vsock", {{"cid", machine.vsock.cid}, {"path", machine.vsock.path}}},
+          {"console", machine.console},
           {"kernel", machine.kernel},
           {"initrd", machine.initrd},
           {"command_line", machine.command_line}};
@@ -191,6 +192,7 @@ vmm::MachineConfig machine_config(const json& from) {
   from.at("balloon").get_to(machine.balloon);
   get_number(from.at("vsock"), "cid", machine.vsock.cid);
   get_text(from.at("vsock"), "path", kMaxPath, machine.vsock.path);
+  from.at("console").get_to(machine.console);
   get_text(from, "kernel", kMaxPath, machine.kernel);
   get_text(from, "initrd", kMaxPath, machine.initrd);
   get_text(from, "command_line", kMaxCommandLine, machine.command_line);

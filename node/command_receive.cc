@@ -62,15 +62,15 @@ class Interruption {
 /// One guest from the first byte of its peer to its exit code.
 class Reception {
  public:
-  Reception(const Options& options, const ConsoleConfig& console)
-      : options_(options), console_(console), arrival_(arrival(options)), output_(console) {}
+  Reception(const Options& options, const ConsoleConfigs& console)
+      : options_(options), console_(console), arrival_(arrival(options)), consoles_(console) {}
 
   /// Throws when the guest stays where it was.
   void take(sys::UniqueFd connection, sys::UniqueFd ram, Interruption& interruption) {
     migration::DestinationOptions destination_options;
     destination_options.ram = std::move(ram);
     destination_options.admit = [this](vmm::MachineConfig& config) { admit(config); };
-    destination_options.console = Guest::sink(output_);
+    destination_options.console = consoles_.sink();
     migration::Destination destination(std::move(connection), std::move(destination_options));
     interruption.watch(&destination);
     std::unique_ptr<vmm::Machine> machine;
@@ -98,7 +98,7 @@ class Reception {
 
   int run() {
     return serving_->run({.command = "receive",
-                          .read_stdin = console_.kind == ConsoleConfig::Kind::kStdio,
+                          .read_stdin = console_.read_stdin(),
                           .boot = false,
                           .verbose = false});
   }
@@ -118,17 +118,17 @@ class Reception {
     std::string path = socket_path(options_, name_);
     if (options_.has("predecessor")) path += kNextSocket;  // as long as it has the other
     auto socket = std::make_unique<ControlSocket>(path, name_);
-    guest_.emplace(config, output_, Guest::Arriving{});
+    guest_.emplace(config, consoles_, Guest::Arriving{});
     guest_->set_successor_words(successor_words(options_, name_));
     serving_.emplace(*guest_, std::move(socket));
   }
 
   const Options& options_;
-  const ConsoleConfig console_;
+  const ConsoleConfigs console_;
   const Arrival arrival_;
   std::string name_;
   std::string kernel_;
-  ConsoleOutput output_;
+  Consoles consoles_;
   std::optional<Guest> guest_;
   std::optional<Serving> serving_;  // after guest_: it goes first
 };
@@ -179,7 +179,7 @@ int receive_command(const Words& words) {
   add_serve_options(options);
   if (!options.parse(words)) return kExitOk;
 
-  const ConsoleConfig console = console_config(options);
+  const ConsoleConfigs console = console_configs(options);
   const bool succeeds = options.has("predecessor");
   const std::string where = succeeds ? "" : options.text("listen");
   if (options.has("name")) {

@@ -56,7 +56,7 @@ int restore_command(const Words& words) {
   if (!options.parse(words)) return kExitOk;
 
   const std::string directory = options.text("DIR");
-  const ConsoleConfig console = console_config(options);
+  const ConsoleConfigs console = console_configs(options);
   migration::OpenSnapshot open = migration::open_snapshot(directory);
   vmm::MachineConfig& machine = open.snapshot.machine;
   if (options.has("name")) machine.name = options.text("name");
@@ -69,14 +69,14 @@ int restore_command(const Words& words) {
   check_kvm();
   HostEvents::block_signals();
   auto socket = std::make_unique<ControlSocket>(socket_path(options, machine.name), machine.name);
-  ConsoleOutput output(console);
-  auto restored = migration::restore_machine(std::move(open), Guest::sink(output), disks);
-  Guest guest(restored->config(), output, Guest::Arriving{});
+  Consoles consoles(console);
+  auto restored = migration::restore_machine(std::move(open), consoles.sink(), disks);
+  Guest guest(restored->config(), consoles, Guest::Arriving{});
   Serving serving(guest, std::move(socket));
   restored->resume();
   guest.arrived(std::move(restored));
   return serving.run({.command = "restore",
-                      .read_stdin = console.kind == ConsoleConfig::Kind::kStdio,
+                      .read_stdin = console.read_stdin(),
                       .boot = false,
                       .verbose = options.on("verbose")});
 }

@@ -21,17 +21,18 @@ int run_command(const Words& words) {
   options.flag("verbose", "say how long it took to the first guest instruction");
   if (!options.parse(words)) return kExitOk;
 
-  const vmm::MachineConfig config = machine_config(options);
-  const ConsoleConfig console = console_config(options);
+  vmm::MachineConfig config = machine_config(options);
+  config.console = options.has("hvc");
+  const ConsoleConfigs console = console_configs(options);
   check_kvm();
   HostEvents::block_signals();
   auto socket = std::make_unique<ControlSocket>(socket_path(options, config.name), config.name);
-  ConsoleOutput output(console);
-  Guest guest(config, output);
+  Consoles consoles(console);
+  Guest guest(config, consoles);
   guest.set_successor_words(successor_words(options, config.name));
   Serving serving(guest, std::move(socket));
   return serving.run({.command = "run",
-                      .read_stdin = console.kind == ConsoleConfig::Kind::kStdio,
+                      .read_stdin = console.read_stdin(),
                       .boot = true,
                       .verbose = options.on("verbose")});
 }

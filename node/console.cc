@@ -132,6 +132,23 @@ bool ConsoleOutput::write_out(std::span<const std::byte> bytes) {
   return true;
 }
 
+Consoles::Consoles(const ConsoleConfigs& configs)
+    : serial_(configs.serial),
+      hvc_(configs.hvc),
+      hvc_is_typed_to_(configs.hvc.kind == ConsoleConfig::Kind::kStdio) {}
+
+vmm::ConsoleSink Consoles::sink() {
+  vmm::ConsoleSink sink;
+  sink.serial = [this](std::span<const std::byte> bytes) { serial_.write(bytes); };
+  sink.hvc = [this](std::span<const std::byte> bytes) { hvc_.write(bytes); };
+  return sink;
+}
+
+void Consoles::hurry(bool on) {
+  serial_.hurry(on);
+  hvc_.hurry(on);
+}
+
 EscapeFilter::Result EscapeFilter::take(std::span<const std::byte> typed) {
   Result result;
   for (const std::byte byte : typed) {

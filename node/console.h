@@ -1,4 +1,4 @@
-// The guest's serial console at our end: where its output goes, and what is typed back. Output is
+// The guest's consoles at our end: where its output goes, and what is typed back. Output is
 // written by a thread of its own, in order and without loss, so a stuck terminal stalls at most a
 // guest that goes on printing, and never a pause or a move. HostEvents reads what is typed.
 #pragma once
@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "vmm/machine.h"
 #include "vmm/sys/unique_fd.h"
 
 namespace godwit::node {
@@ -20,6 +21,16 @@ namespace godwit::node {
 struct ConsoleConfig {
   enum class Kind { kStdio, kNone, kFile } kind = Kind::kStdio;
   std::string path;  // for kFile: appended to
+};
+
+/// Where both consoles of a guest go.
+struct ConsoleConfigs {
+  ConsoleConfig serial;
+  ConsoleConfig hvc = {ConsoleConfig::Kind::kNone, {}};
+  /// What is typed is for one of them.
+  bool read_stdin() const {
+    return serial.kind == ConsoleConfig::Kind::kStdio || hvc.kind == ConsoleConfig::Kind::kStdio;
+  }
 };
 
 /// "stdio", "none" or "file:PATH"; std::invalid_argument with the reason otherwise.
@@ -61,6 +72,24 @@ class ConsoleOutput {
   bool broken_ = false;
   bool closing_ = false;
   std::thread thread_;
+};
+
+/// Both consoles of a guest.
+class Consoles {
+ public:
+  /// Throws std::runtime_error.
+  explicit Consoles(const ConsoleConfigs& configs);
+
+  /// What a machine of this guest prints into; this must outlive it.
+  vmm::ConsoleSink sink();
+  void hurry(bool on);
+  /// What is typed goes to the virtio console.
+  bool hvc_is_typed_to() const { return hvc_is_typed_to_; }
+
+ private:
+  ConsoleOutput serial_;
+  ConsoleOutput hvc_;
+  const bool hvc_is_typed_to_;
 };
 
 /// Finds the escape in what is typed: Ctrl-A x quits, Ctrl-A Ctrl-A (or Ctrl-A a) is one Ctrl-A,

@@ -19,20 +19,16 @@ double ms_since(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
-Guest::Guest(const vmm::MachineConfig& config, ConsoleOutput& output)
-    : output_(output),
+Guest::Guest(const vmm::MachineConfig& config, Consoles& consoles)
+    : consoles_(consoles),
       config_(config),
-      machine_(std::make_unique<vmm::Machine>(config, sink(output))) {}
+      machine_(std::make_unique<vmm::Machine>(config, consoles.sink())) {}
 
-Guest::Guest(const vmm::MachineConfig& config, ConsoleOutput& output, Arriving /*arriving*/)
-    : output_(output), config_(config), state_(State::kArriving) {}
+Guest::Guest(const vmm::MachineConfig& config, Consoles& consoles, Arriving /*arriving*/)
+    : consoles_(consoles), config_(config), state_(State::kArriving) {}
 
 Guest::~Guest() {
   if (mover_.joinable()) mover_.join();
-}
-
-vmm::ConsoleSink Guest::sink(ConsoleOutput& output) {
-  return [&output](std::span<const std::byte> bytes) { output.write(bytes); };
 }
 
 void Guest::start() { boot(); }
@@ -82,7 +78,7 @@ Outcome Guest::wait() {
 
 void Guest::reboot() {
   machine_.reset();  // its memory and its disks are needed by the next one
-  machine_ = std::make_unique<vmm::Machine>(config_, sink(output_));
+  machine_ = std::make_unique<vmm::Machine>(config_, consoles_.sink());
   boot();
 }
 
@@ -113,7 +109,7 @@ std::size_t Guest::type(std::span<const std::byte> bytes) {
   const std::lock_guard lock(mutex_);
   // Nobody will take them any more, or only the machine of before the reboot would have.
   if (!usable() || state_ == State::kOver) return bytes.size();
-  return machine_->console_input(bytes);
+  return consoles_.hvc_is_typed_to() ? machine_->hvc_input(bytes) : machine_->console_input(bytes);
 }
 
 std::uint64_t Guest::first_instruction_ns() {
@@ -182,6 +178,7 @@ json Guest::status() {
           {"vsock", config_.vsock.cid == 0
                         ? json()
                         : json{{"cid", config_.vsock.cid}, {"path", config_.vsock.path}}},
+          {"hvc", config_.console},
           {"uptime_ms", ms_since(since_)},
           {"cpu_ms", static_cast<double>(usage().cpu_run_ns) / 1e6},
           {"migration", move_ ? move_->progress() : json()},
@@ -192,9 +189,9 @@ void Guest::pause() {
   const std::lock_guard lock(mutex_);
   if (state_ == State::kPaused) return;
   require({State::kRunning}, "pause");
-  output_.hurry(true);
+  consoles_.hurry(true);
   machine_->pause();
-  output_.hurry(false);
+  consoles_.hurry(false);
   state_ = State::kPaused;
 }
 

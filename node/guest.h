@@ -35,17 +35,14 @@ struct Outcome {
 
 class Guest : public GuestControl {
  public:
-  /// Builds the machine; start() boots it. `output` must outlive the guest. Throws what Machine
+  /// Builds the machine; start() boots it. `consoles` must outlive the guest. Throws what Machine
   /// throws.
-  Guest(const vmm::MachineConfig& config, ConsoleOutput& output);
+  Guest(const vmm::MachineConfig& config, Consoles& consoles);
   struct Arriving {};
   /// A guest on its way from another host; arrived() gives it its machine.
-  Guest(const vmm::MachineConfig& config, ConsoleOutput& output, Arriving arriving);
+  Guest(const vmm::MachineConfig& config, Consoles& consoles, Arriving arriving);
   /// Only after wait() has returned, if start() ever did.
   ~Guest() override;
-
-  /// What a machine of this guest prints into.
-  static vmm::ConsoleSink sink(ConsoleOutput& output);
 
   /// Locks the disks, boots, lets it run. Throws what Machine throws.
   void start();
@@ -110,7 +107,7 @@ class Guest : public GuestControl {
   void boot();
   void reboot();
 
-  ConsoleOutput& output_;
+  Consoles& consoles_;
   const vmm::MachineConfig config_;
   const std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();
 

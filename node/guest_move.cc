@@ -29,7 +29,7 @@ void Guest::begin_move(const char* what, const std::function<std::unique_ptr<Mov
   move_ = make();
   moving_to_ = move_->to();
   state_ = State::kMigrating;
-  output_.hurry(true);
+  consoles_.hurry(true);
   mover_ = std::thread([this, done = std::move(done)] { run_move(done); });
 }
 
@@ -39,7 +39,7 @@ void Guest::run_move(const MoveDone& done) {
   bool over = false;
   {
     const std::lock_guard lock(mutex_);
-    output_.hurry(false);
+    consoles_.hurry(false);
     report = move_->report();
     move_.reset();
     switch (end) {

@@ -23,7 +23,7 @@ void Guest::snapshot(const SnapshotRequest& request, MoveDone done) {
   snapshot_ = std::make_unique<SnapshotJob>(*machine_, request);
   snapshot_request_ = request;
   state_ = State::kSnapshotting;
-  output_.hurry(true);
+  consoles_.hurry(true);
   mover_ = std::thread([this, done = std::move(done)] { run_snapshot(done); });
 }
 
@@ -34,7 +34,7 @@ void Guest::run_snapshot(const MoveDone& done) {
   bool over = false;
   {
     const std::lock_guard lock(mutex_);
-    output_.hurry(false);
+    consoles_.hurry(false);
     report = snapshot_->report();
     snapshot_.reset();
     state_ = machine_->running() ? State::kRunning : State::kPaused;

@@ -90,15 +90,33 @@ int report_end(const Outcome& outcome, const ServeOptions& options) {
 void add_serve_options(Options& options) {
   options.group("Console and control")
       .value("console", "stdio|none|file:PATH", "where the guest's serial console goes", "stdio")
+      .value("hvc", "stdio|none|file:PATH",
+             "a second, fast console for the guest, hvc0, and where it goes (a guest that arrives "
+             "has one or has not)")
       .value("api", "PATH", "control socket, instead of NAME.sock in the runtime directory");
 }
 
-ConsoleConfig console_config(const Options& options) {
+namespace {
+
+ConsoleConfig console_config(const Options& options, const char* flag) {
   try {
-    return parse_console(options.text("console"));
+    return parse_console(options.text(flag));
   } catch (const std::invalid_argument& error) {
-    throw UsageError(fmt::format("--console: {}", error.what()));
+    throw UsageError(fmt::format("--{}: {}", flag, error.what()));
   }
+}
+
+}  // namespace
+
+ConsoleConfigs console_configs(const Options& options) {
+  ConsoleConfigs consoles;
+  consoles.serial = console_config(options, "console");
+  if (options.has("hvc")) consoles.hvc = console_config(options, "hvc");
+  if (consoles.serial.kind == ConsoleConfig::Kind::kStdio &&
+      consoles.hvc.kind == ConsoleConfig::Kind::kStdio) {
+    throw UsageError("--hvc: the serial console has stdio: add --console none");
+  }
+  return consoles;
 }
 
 std::string socket_path(const Options& options, const std::string& name) {
@@ -107,7 +125,10 @@ std::string socket_path(const Options& options, const std::string& name) {
 
 std::vector<std::string> successor_words(const Options& options, const std::string& name) {
   const std::filesystem::path socket = std::filesystem::absolute(socket_path(options, name));
-  return {"--name", name, "--console", options.text("console"), "--api", socket.string()};
+  std::vector<std::string> words = {"--name", name,           "--console", options.text("console"),
+                                    "--api",  socket.string()};
+  if (options.has("hvc")) words.insert(words.end(), {"--hvc", options.text("hvc")});
+  return words;
 }
 
 Serving::Serving(Guest& guest, std::unique_ptr<ControlSocket> socket)

@@ -14,10 +14,10 @@
 
 namespace godwit::node {
 
-/// --console and --api.
+/// --console, --hvc and --api.
 void add_serve_options(Options& options);
 /// Throws UsageError.
-ConsoleConfig console_config(const Options& options);
+ConsoleConfigs console_configs(const Options& options);
 /// Path of the control socket: --api, or the guest's in the runtime directory.
 std::string socket_path(const Options& options, const std::string& name);
 

@@ -41,6 +41,7 @@ struct MachineConfig {
   bool rng = false;      // a virtio entropy device
   bool balloon = false;  // a virtio balloon
   VsockConfig vsock;
+  bool console = false;  // a virtio console, hvc0, beside the serial one
 
   // What it boots from; read again when the guest reboots.
   std::string kernel;        // bzImage or PVH ELF, absolute path

@@ -168,7 +168,7 @@ Machine::Parts::Parts(MachineConfig machine_config, ConsoleSink console_sink,
       event_line(vm, boot::kPowerButtonGsi),
       vectors(vm),
       doorbells(vm),
-      serial(serial_line, std::move(console_sink)),
+      serial(serial_line, std::move(console_sink.serial)),
       power(
           event_line,
           [this] {
@@ -180,7 +180,7 @@ Machine::Parts::Parts(MachineConfig machine_config, ConsoleSink console_sink,
       keyboard([this] {
         end({End::Kind::kReset, {}});
       }),
-      virtio(config, memory, vectors, doorbells, mmio, bridge) {
+      virtio(config, std::move(console_sink.hvc), memory, vectors, doorbells, mmio, bridge) {
   ports.attach(boot::kSerialPort, boot::kSerialPortCount, serial);
   ports.attach(boot::kPowerPort, boot::kPowerPortCount, power);
   ports.attach(boot::kKeyboardPort, 1, keyboard);
@@ -420,6 +420,10 @@ void Machine::press_power_button() { parts_->power.press_button(); }
 
 std::size_t Machine::console_input(std::span<const std::byte> bytes) {
   return parts_->serial.input(bytes);
+}
+
+std::size_t Machine::hvc_input(std::span<const std::byte> bytes) {
+  return parts_->virtio.hvc_input(bytes);
 }
 
 std::uint64_t Machine::vcpu_cpu_ns() const {

@@ -3,6 +3,7 @@
 // console_input() from any.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -26,8 +27,20 @@ struct End {
   std::string why;  // for kFailed: one line for the user
 };
 
-/// Takes what the guest prints on its console. Called from vCPU threads.
-using ConsoleSink = std::function<void(std::span<const std::byte>)>;
+/// Takes what the guest prints on its consoles. Any of them may be empty.
+struct ConsoleSink {
+  using Output = std::function<void(std::span<const std::byte>)>;
+
+  ConsoleSink() = default;
+  /// The serial one alone.
+  template <typename F>
+  requires std::constructible_from<Output, F>
+  // NOLINTNEXTLINE(google-explicit-constructor)
+  ConsoleSink(F output) : serial(std::move(output)) {}
+
+  Output serial;  // called from vCPU threads
+  Output hvc;     // the virtio one; called from its thread
+};
 
 /// What a machine has used of its host so far; the figures only grow.
 struct Usage {
@@ -127,6 +140,8 @@ class Machine {
   /// Bytes typed at the console. What does not fit in the serial FIFO waits in a bounded queue;
   /// returns how many bytes were taken.
   std::size_t console_input(std::span<const std::byte> bytes);
+  /// The same for the virtio console; takes everything, and drops it, where there is none.
+  std::size_t hvc_input(std::span<const std::byte> bytes);
 
   /// Asks the guest to give that much of its memory, rounded down to pages; it takes its time. Any
   /// thread. Throws std::runtime_error for a guest without a balloon, and for more than it has.

@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <stdexcept>
+#include <utility>
 
 #include "vmm/boot/layout.h"
 #include "vmm/devices/virtio/balloon.h"
 #include "vmm/devices/virtio/blk.h"
+#include "vmm/devices/virtio/console.h"
 #include "vmm/devices/virtio/disk_image.h"
 #include "vmm/devices/virtio/net.h"
 #include "vmm/devices/virtio/pci_transport.h"
@@ -101,8 +103,18 @@ struct VirtioDevices::Vsock {
   std::unique_ptr<devices::VirtioPci> pci;
 };
 
-VirtioDevices::VirtioDevices(const MachineConfig& config, memory::GuestMemory& memory,
-                             KvmMsiVectors& vectors, KvmDoorbells& doorbells, devices::Bus& mmio,
+struct VirtioDevices::Console {
+  Console(devices::VirtioConsole::Sink output, Wiring& wiring)
+      : console(std::move(output)), pci(wiring.attach(console)) {}
+
+  devices::VirtioConsole console;
+  std::unique_ptr<devices::VirtioPci> pci;
+};
+
+VirtioDevices::VirtioDevices(const MachineConfig& config,
+                             std::function<void(std::span<const std::byte>)> console_output,
+                             memory::GuestMemory& memory, KvmMsiVectors& vectors,
+                             KvmDoorbells& doorbells, devices::Bus& mmio,
                              devices::PciHostBridge& bridge)
     : wiring_(new Wiring{memory, vectors, doorbells, mmio, bridge}) {
   for (const DiskConfig& disk : config.disks) {
@@ -114,6 +126,7 @@ VirtioDevices::VirtioDevices(const MachineConfig& config, memory::GuestMemory& m
   if (config.rng) rng_ = std::make_unique<Rng>(*wiring_);
   if (config.balloon) balloon_ = std::make_unique<Balloon>(*wiring_);
   if (config.vsock.cid != 0) vsock_ = std::make_unique<Vsock>(config.vsock, *wiring_);
+  if (config.console) console_ = std::make_unique<Console>(std::move(console_output), *wiring_);
 }
 
 VirtioDevices::~VirtioDevices() = default;
@@ -127,6 +140,7 @@ void VirtioDevices::for_each(
   if (rng_) action(*rng_->pci, 0);
   if (balloon_) action(*balloon_->pci, 0);
   if (vsock_) action(*vsock_->pci, 0);
+  if (console_) action(*console_->pci, 0);
 }
 
 void VirtioDevices::lock_disks() {
@@ -135,6 +149,10 @@ void VirtioDevices::lock_disks() {
 
 void VirtioDevices::unlock_disks() {
   for (const auto& disk : disks_) disk->image.unlock();
+}
+
+std::size_t VirtioDevices::hvc_input(std::span<const std::byte> bytes) {
+  return console_ ? console_->console.input(bytes) : bytes.size();
 }
 
 void VirtioDevices::set_balloon(std::uint64_t bytes) {

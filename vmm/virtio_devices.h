@@ -1,13 +1,14 @@
 // The virtio devices of one machine, built from its configuration: each with its backend, what that
 // works on, and the PCI function that shows it. The slots, and so what the guest sees, follow from
-// the configuration alone: disks from slot 1 on, then network cards, entropy, the
-// balloon, vsock. Owned by Machine.
+// the configuration alone: disks from slot 1 on, then network cards, entropy, the balloon, vsock,
+// the console. Owned by Machine.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "vmm/config.h"
@@ -26,8 +27,10 @@ class VirtioDevices {
  public:
   /// Attaches every device to `mmio` and `bridge`. All references must outlive this. Throws
   /// std::runtime_error or std::system_error with one line for the user.
-  VirtioDevices(const MachineConfig& config, memory::GuestMemory& memory, KvmMsiVectors& vectors,
-                KvmDoorbells& doorbells, devices::Bus& mmio, devices::PciHostBridge& bridge);
+  VirtioDevices(const MachineConfig& config,
+                std::function<void(std::span<const std::byte>)> console_output,
+                memory::GuestMemory& memory, KvmMsiVectors& vectors, KvmDoorbells& doorbells,
+                devices::Bus& mmio, devices::PciHostBridge& bridge);
   ~VirtioDevices();
   VirtioDevices(const VirtioDevices&) = delete;
   VirtioDevices& operator=(const VirtioDevices&) = delete;
@@ -40,6 +43,7 @@ class VirtioDevices {
   void unlock_disks();
 
   /// As Machine's.
+  std::size_t hvc_input(std::span<const std::byte> bytes);
   void set_balloon(std::uint64_t bytes);
   std::optional<BalloonState> balloon() const;
   /// Adds what the devices have moved. Any thread.
@@ -52,6 +56,7 @@ class VirtioDevices {
   struct Rng;
   struct Balloon;
   struct Vsock;
+  struct Console;
 
   std::unique_ptr<Wiring> wiring_;
   std::vector<std::unique_ptr<Disk>> disks_;
@@ -59,6 +64,7 @@ class VirtioDevices {
   std::unique_ptr<Rng> rng_;
   std::unique_ptr<Balloon> balloon_;
   std::unique_ptr<Vsock> vsock_;
+  std::unique_ptr<Console> console_;
 };
 
 }  // namespace godwit::vmm

@@ -75,10 +75,17 @@ class LinuxDevicesTest(Case):
         connection.close()
         self.assertIn("echoed 300000 bytes (end)", answer(self, guest, connecting))
 
+    def hvc_is_a_console(self, guest, path, word):
+        at = path.read_text().count("\n") if path.exists() else 0
+        ask(self, guest, f"echo {word} > /dev/hvc0")
+        self.wait_for("hvc0 prints", lambda: path.read_text().splitlines()[at:] == [word], 20)
+
     def test_entropy_memory_sockets_and_a_move(self):
         paths = [self.folder / "here.vsock", self.folder / "there.vsock"]
+        hvc = [self.folder / "here.hvc", self.folder / "there.hvc"]
         guest = shell_guest.boot(self, "6.12", memory="512M",
-                                 more=("--rng", "--balloon", "--vsock", f"cid=7,path={paths[0]}"))
+                                 more=("--rng", "--balloon", "--vsock", f"cid=7,path={paths[0]}", "--hvc", f"file:{hvc[0]}"))
+        self.hvc_is_a_console(guest, hvc[0], "before")
         ask(self, guest, "vsock listen 1024 &")
         self.line(guest, "^listening")
         self.speaks_vsock(guest, paths[0])
@@ -91,12 +98,13 @@ class LinuxDevicesTest(Case):
         self.wait_for("the balloon fills", lambda: self.balloon(guest)["actual_bytes"] == 100 * MIB, 20)
         self.wait_for("statistics come", lambda: self.balloon(guest)["statistics"].get("free_bytes", 0) > 0, 10)
 
-        there = self.receive(more=("--vsock", f"path={paths[1]}"))
+        there = self.receive(more=("--vsock", f"path={paths[1]}", "--hvc", f"file:{hvc[1]}"))
         status, _, err = self.godwit("migrate", guest.api, "--to", there.address, "--transport", "tcp", seconds=60)
         self.assertEqual(status, 0, err)
         self.assertEqual(self.balloon(there)["actual_bytes"], 100 * MIB)
         self.assertEqual(lost.recv(1), b"", "connections do not move")
         self.line(there, r"^echoed 0 bytes \(Connection reset by peer\)")
+        self.hvc_is_a_console(there, hvc[1], "after")
         self.speaks_vsock(there, paths[1])
         self.assertEqual(self.godwit("balloon", there.api, "0")[0], 0)
         self.wait_for("the balloon empties", lambda: self.balloon(there)["actual_bytes"] == 0, 20)

@@ -22,6 +22,7 @@ Hello hello() {
   hello.machine.rng = true;
   hello.machine.balloon = true;
   hello.machine.vsock = {3, "/srv/v.sock"};
+  hello.machine.console = true;
   hello.requirements = "{}";
   hello.data_bytes = 4096;
   hello.rdma = true;
@@ -35,7 +36,7 @@ TEST(Protocol, AHelloSurvivesTheWire) {
   EXPECT_EQ(got.machine.memory_bytes, 256u << 20);
   EXPECT_EQ(got.machine.disks, hello().machine.disks);
   EXPECT_EQ(got.machine.nets, hello().machine.nets);
-  EXPECT_TRUE(got.machine.rng && got.machine.balloon);
+  EXPECT_TRUE(got.machine.rng && got.machine.balloon && got.machine.console);
   EXPECT_EQ(got.machine.vsock, hello().machine.vsock);
   EXPECT_TRUE(got.rdma);
   EXPECT_EQ(got.rdma_address.packet_sequence, 0xabcdefu);

@@ -155,6 +155,9 @@ TEST_F(Cli, RefusesBadDisksNamesCpusAndConsoles) {
             "godwit: run: --cpus: \"0\" is not a number from 1 to 16");
   EXPECT_EQ(line(2, run({"--console", "tv"})),
             "godwit: run: --console: must be stdio, none or file:PATH");
+  EXPECT_EQ(line(2, run({"--hvc", "tv"})), "godwit: run: --hvc: must be stdio, none or file:PATH");
+  EXPECT_EQ(line(2, run({"--hvc", "stdio"})),
+            "godwit: run: --hvc: the serial console has stdio: add --console none");
   EXPECT_EQ(line(2, {"run", "--name", "../x", "--kernel", dir_ + "/broken.elf"})
                 .rfind("godwit: run: --name: ", 0),
             0u);

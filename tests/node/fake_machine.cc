@@ -124,6 +124,7 @@ void Machine::request_stop() {
   world().changed.notify_all();
 }
 std::size_t Machine::console_input(std::span<const std::byte> bytes) { return bytes.size() / 2; }
+std::size_t Machine::hvc_input(std::span<const std::byte> bytes) { return bytes.size(); }
 std::uint64_t Machine::vcpu_cpu_ns() const { return 5'000'000; }
 Usage Machine::usage() const { return {5'000'000, 2'000'000, 4096, 512}; }
 memory::GuestMemory& Machine::memory() { return parts_->memory; }

@@ -47,7 +47,7 @@ class GuestTest : public testing::Test {
   }
 
   vmm::MachineConfig config_;
-  ConsoleOutput output_{ConsoleConfig{ConsoleConfig::Kind::kNone, ""}};
+  Consoles output_{ConsoleConfigs{{ConsoleConfig::Kind::kNone, ""}}};
   std::unique_ptr<Guest> guest_;
   std::future<Outcome> outcome_;
   std::promise<json> report_;

@@ -14,6 +14,7 @@
 #include "vmm/devices/pvpanic.h"
 #include "vmm/devices/serial.h"
 #include "vmm/devices/virtio/balloon.h"
+#include "vmm/devices/virtio/console.h"
 #include "vmm/devices/virtio/rng.h"
 #include "vmm/devices/virtio/vsock.h"
 
@@ -173,6 +174,23 @@ class VsockRig final : public Rig {
   PlainDriver driver_{device_, wiring_.memory, vsock_.queue_sizes()};
 };
 
+class ConsoleRig final : public Rig {
+ public:
+  Device& device() override { return device_; }
+  void use() override {
+    ASSERT_EQ(driver_.bring_up(), 15);
+    ASSERT_TRUE(driver_.ask(1, {{4 << 20, 16}}));
+    ASSERT_EQ(console_.input(std::vector<std::byte>(40, std::byte{'t'})), 40u);
+  }
+
+ private:
+  PlainWiring wiring_;
+  VirtioConsole console_{nullptr};
+  VirtioPci device_{console_, wiring_.memory, wiring_.vectors, wiring_.doorbells,
+                    PlainWiring::kBar};
+  PlainDriver driver_{device_, wiring_.memory, console_.queue_sizes()};
+};
+
 struct Kind {
   const char* name;
   std::unique_ptr<Rig> (*make)();
@@ -190,6 +208,7 @@ const Kind kRigs[] = {
     {"VirtioRng", [] { return std::unique_ptr<Rig>(new RngRig); }},
     {"VirtioBalloon", [] { return std::unique_ptr<Rig>(new BalloonRig); }},
     {"VirtioVsock", [] { return std::unique_ptr<Rig>(new VsockRig); }},
+    {"VirtioConsole", [] { return std::unique_ptr<Rig>(new ConsoleRig); }},
 };
 
 class DeviceStateTest : public testing::TestWithParam<Kind> {
