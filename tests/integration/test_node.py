@@ -67,8 +67,11 @@ class Node:
         connection = http.client.HTTPConnection("guest")
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.connect(str(self.folder / "run" / f"{name}.sock"))
-        connection.request(method, target)
-        return connection.getresponse().status
+        try:
+            connection.request(method, target)
+            return connection.getresponse().status
+        finally:
+            connection.close()
 
     def moves(self):
         return [d for d in self.get("/v1/decisions") if d["action"] in ("move", "swap")]
