@@ -134,12 +134,13 @@ bool SnapshotTaker::another_round(std::uint64_t dirty_bytes) const {
 void SnapshotTaker::write_pass(const PageBitmap& pending) {
   memory::GuestMemory& memory = machine_.memory();
   round_pages_ = 0;
+  PageRange seen{};
   for (std::uint64_t at = 0; at < memory.pages(); at += kChunk) {
     const PageRange chunk{at, std::min(kChunk, memory.pages() - at)};
     std::vector<PageRange> ranges = pending.ranges(chunk);
     if (ranges.empty()) continue;
     machine_.dirty_log().clear(chunk);
-    if (report_.rounds.empty()) ranges = memory.populated(chunk);
+    if (report_.rounds.empty()) ranges = memory.populated(chunk, seen);
     write_ranges(ranges);
   }
 }

@@ -227,6 +227,7 @@ std::uint64_t Source::send_pass(const PageBitmap& pending) {
   memory::GuestMemory& memory = machine_.memory();
   const bool first_pass = report_.rounds.empty();
   const std::uint64_t before = report_.pages.sent;
+  PageRange seen{};
   {
     const std::lock_guard lock(mutex_);
     progress_.round = static_cast<unsigned>(report_.rounds.size() + 1);
@@ -239,7 +240,7 @@ std::uint64_t Source::send_pass(const PageBitmap& pending) {
     if (ranges.empty()) continue;
     machine_.dirty_log().clear(chunk);
     if (first_pass) {
-      ranges = memory.populated(chunk);
+      ranges = memory.populated(chunk, seen);
       std::uint64_t data = 0;
       for (const PageRange& range : ranges) data += range.count;
       report_.pages.hole += chunk.count - data;

@@ -198,12 +198,17 @@ std::span<std::byte> GuestMemory::page_bytes(PageRange range) const {
 }
 
 std::vector<PageRange> GuestMemory::populated(PageRange within) const {
+  PageRange seen{};
+  return populated(within, seen);
+}
+
+std::vector<PageRange> GuestMemory::populated(PageRange within, PageRange& seen) const {
   check(within);
   if (within.count == 0) return {};
   if (huge_pages_) return resident(mapping_.data(), within);
-  if (!private_copy()) return data_in_file(within);
+  if (!private_copy()) return data_in_file(within, seen);
   PageBitmap pages(within.count);
-  for (const PageRange& range : data_in_file(within)) {
+  for (const PageRange& range : data_in_file(within, seen)) {
     pages.set({range.first - within.first, range.count});
   }
   add_written(within, pages);
@@ -236,21 +241,23 @@ void GuestMemory::add_written(PageRange within, PageBitmap& into) const {
   }
 }
 
-std::vector<PageRange> GuestMemory::data_in_file(PageRange within) const {
-  const auto end = static_cast<off_t>(within.offset() + within.bytes());
+std::vector<PageRange> GuestMemory::data_in_file(PageRange within, PageRange& seen) const {
   std::vector<PageRange> runs;
-  for (off_t at = static_cast<off_t>(within.offset()); at < end;) {
-    const off_t data = ::lseek(memfd_.get(), at, SEEK_DATA);
-    if (data < 0 && errno == ENXIO) break;  // only holes from here on
-    sys::check(data, "find data in guest memory");
-    if (data >= end) break;
-    const off_t hole = std::min(
-        sys::check(::lseek(memfd_.get(), data, SEEK_HOLE), "find a hole in guest memory"), end);
-    // Huge page cache folios end where they end: whole pages, also of a transparent huge page.
-    const std::uint64_t first = static_cast<std::uint64_t>(data) / kPageSize;
-    const std::uint64_t last = (static_cast<std::uint64_t>(hole) + kPageSize - 1) / kPageSize;
-    runs.push_back({first, last - first});
-    at = hole;
+  for (std::uint64_t at = within.first; at < within.end();) {
+    if (at < seen.first || at >= seen.end()) {
+      const off_t data = ::lseek(memfd_.get(), static_cast<off_t>(at * kPageSize), SEEK_DATA);
+      if (data < 0 && errno == ENXIO) break;  // only holes from here on
+      sys::check(data, "find data in guest memory");
+      at = static_cast<std::uint64_t>(data) / kPageSize;
+      if (at >= within.end()) break;
+      const off_t hole =
+          sys::check(::lseek(memfd_.get(), data, SEEK_HOLE), "find a hole in guest memory");
+      // Huge page cache folios end where they end: whole pages, also of a transparent huge page.
+      seen = {at, (static_cast<std::uint64_t>(hole) + kPageSize - 1) / kPageSize - at};
+    }
+    const std::uint64_t end = std::min(seen.end(), within.end());
+    runs.push_back({at, end - at});
+    at = end;
   }
   return runs;
 }
@@ -351,7 +358,8 @@ void GuestMemory::zero_private(PageRange range) {
     return;
   }
   sys::check(::madvise(at, range.bytes(), MADV_DONTNEED), "give back guest memory");
-  for (const PageRange& data : data_in_file(range)) {
+  PageRange seen{};
+  for (const PageRange& data : data_in_file(range, seen)) {
     std::memset(mapping_.data() + data.offset(), 0, data.bytes());
   }
 }

@@ -106,6 +106,11 @@ class GuestMemory {
   /// Runs of pages inside `within` that hold data (SEEK_DATA; of a private copy also what was
   /// written since), ascending; the rest are holes, that is zero and not populated.
   std::vector<PageRange> populated(PageRange within) const;
+  /// The same for who asks for one chunk after the other, ascending. `seen`, empty at first,
+  /// carries the run of data that the last chunk ended in: SEEK_HOLE knows no end, and without it
+  /// every call follows that run to the last of its pages. What is given back meanwhile may still
+  /// count as data.
+  std::vector<PageRange> populated(PageRange within, PageRange& seen) const;
   /// Bytes of RAM that are populated, by one fstat(2). Of a private copy at most: its file's and
   /// all that this process has written anywhere.
   std::uint64_t populated_bytes() const;
@@ -153,7 +158,7 @@ class GuestMemory {
               int sharing);
   friend class Hold;
   void check(PageRange range) const;
-  std::vector<PageRange> data_in_file(PageRange within) const;
+  std::vector<PageRange> data_in_file(PageRange within, PageRange& seen) const;
   void add_written(PageRange within, PageBitmap& into) const;
   void zero_private(PageRange range);
   /// RAM offset of [address, address + size) or nullopt.

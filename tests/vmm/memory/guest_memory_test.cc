@@ -63,6 +63,22 @@ TEST(GuestMemory, KeepsHolesAsHoles) {
   EXPECT_EQ(memory.load<std::uint8_t>(5 * kPageSize), 0);
 }
 
+TEST(GuestMemory, FindsDataChunkByChunkAsAtOnce) {
+  GuestMemory memory(16 * kMiB);
+  for (const PageRange& run : Ranges{{0, 3}, {60, 10}, {128, 200}, {4090, 6}}) {
+    for (std::uint64_t page = run.first; page < run.end(); ++page) {
+      memory.store<std::uint8_t>(page * kPageSize, 1);
+    }
+  }
+  PageBitmap found(4096);
+  PageRange seen{};
+  for (std::uint64_t at = 0; at < 4096; at += 64) {
+    for (const PageRange& run : memory.populated({at, 64}, seen)) found.set(run);
+    if (at == 64) memory.store<std::uint8_t>(1000 * kPageSize, 1);  // a hole seen is no promise
+  }
+  EXPECT_EQ(found.ranges(), (Ranges{{0, 3}, {60, 10}, {128, 200}, {1000, 1}, {4090, 6}}));
+}
+
 /// A file of 16 MiB with 'A' in page 3, 'B' in page 600 and holes around.
 sys::UniqueFd memory_file() {
   std::string path = testing::TempDir() + "godwit_ram_XXXXXX";
