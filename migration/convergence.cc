@@ -29,6 +29,13 @@ unsigned next_throttle(const RoundFacts& facts) {
   return std::min(facts.throttled + kThrottleStep, facts.max_throttle);
 }
 
+/// The guest dirties its memory faster than the link carries it, or as good as that.
+bool is_hopeless(const RoundFacts& facts) {
+  if (facts.throttled < facts.max_throttle) return false;
+  return !will_converge(facts) ||
+         (facts.rounds.size() == 1 && dirtied_per_sent(facts.rounds[0]) >= kStalled);
+}
+
 }  // namespace
 
 bool will_converge(const RoundFacts& facts) {
@@ -58,6 +65,8 @@ Verdict decide(const RoundFacts& facts) {
     verdict.action = Verdict::Action::kSwitchOver;
   } else if (verdict.predicted_downtime_ms <= facts.downtime_limit_ms) {
     if (!another_round_pays(facts, sending_ms)) verdict.action = Verdict::Action::kSwitchOver;
+  } else if (facts.may_post_copy && is_hopeless(facts)) {
+    verdict.action = Verdict::Action::kPostCopy;
   } else if (facts.timeout_ms > 0 && facts.elapsed_ms >= facts.timeout_ms) {
     verdict.action = Verdict::Action::kGiveUp;
     verdict.why = fmt::format(

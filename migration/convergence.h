@@ -21,10 +21,11 @@ struct RoundFacts {
   std::span<const Round> rounds = {};  // so far; the last one's dirty_pages are known, too
   unsigned throttled = 0;              // percent of the vCPUs' time that is taken now
   unsigned max_throttle = 0;           // percent; 0: not wanted
+  bool may_post_copy = false;          // where it would not converge
 };
 
 struct Verdict {
-  enum class Action { kGoOn, kSwitchOver, kGiveUp } action = Action::kGoOn;
+  enum class Action { kGoOn, kSwitchOver, kPostCopy, kGiveUp } action = Action::kGoOn;
   double predicted_downtime_ms = 0;
   unsigned throttle = 0;  // percent of the vCPUs' time to take from now on
   std::string why;        // for kGiveUp: one line for the user
@@ -34,7 +35,9 @@ struct Verdict {
 /// pays that costs next to nothing beside the move so far (a tenth) and sends most (three quarters)
 /// of what would else be sent while the guest stands still.
 ///
-/// Where it goes on and will not converge, the vCPUs are throttled harder, a step a round.
+/// Where it goes on and will not converge, the vCPUs are throttled harder, a step a round; once
+/// they are as much as they may be, or where the first round already left more than it sent, the
+/// rest goes by post-copy if it may.
 Verdict decide(const RoundFacts& facts);
 
 /// False once the rounds stop getting shorter: in each of the last two nearly as much was dirtied

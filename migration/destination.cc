@@ -6,6 +6,7 @@
 #include <chrono>
 #include <future>
 #include <optional>
+#include <random>
 #include <utility>
 
 #include "migration/digest.h"
@@ -13,6 +14,7 @@
 #include "migration/rdma_channel.h"
 #include "migration/shared_channel.h"
 #include "migration/tcp_channel.h"
+#include "vmm/sys/userfault.h"
 
 namespace godwit::migration {
 
@@ -21,6 +23,12 @@ namespace {
 constexpr int kHelloTimeoutMs = 10000;
 constexpr int kCommitTimeoutMs = 30000;  // the source commits at once, or is gone
 constexpr std::chrono::milliseconds kPausedPatience{800};
+
+/// What nobody can guess who has not heard it: 128 bits.
+std::string random_token() {
+  std::random_device random;
+  return fmt::format("{:08x}{:08x}{:08x}{:08x}", random(), random(), random(), random());
+}
 
 double cpu_ms() {
   rusage usage{};
@@ -47,16 +55,35 @@ std::unique_ptr<vmm::Machine> Destination::run() {
   } catch (const std::exception& error) {
     // The guest may have run for a moment: no word, so that the source does not run it as well.
     if (resuming_) throw;
-    try {
-      if (machine_) machine_->unlock_disks();  // before the source takes its locks again
-      wire_.send_json(MessageKind::kRefuse, encode_reason(error.what()));
-    } catch (const std::exception&) {
-      // It is gone: nobody to tell.
-    }
+    refuse(error.what());
     throw;
   }
   channel_.reset();
   return std::move(machine_);
+}
+
+void Destination::refuse(const char* why) noexcept {
+  try {
+    if (machine_) machine_->unlock_disks();  // before the source takes its locks again
+    const std::lock_guard lock(mutex_);
+    if (post_copy_) {
+      post_copy_->say(MessageKind::kRefuse, encode_reason(why));
+      post_copy_.reset();
+    } else {
+      wire_.send_json(MessageKind::kRefuse, encode_reason(why));
+    }
+  } catch (const std::exception&) {
+    // It is gone: nobody to tell.
+  }
+}
+
+void Destination::interrupt() {
+  const std::lock_guard lock(mutex_);
+  if (post_copy_) {
+    post_copy_->interrupt();
+  } else {
+    wire_.interrupt();
+  }
 }
 
 // Builds the machine in the shape the peer names, and the channel that it chooses.
@@ -72,12 +99,19 @@ void Destination::prepare() {
   }
   options_.admit(hello.machine);
   const bool shared_ram = static_cast<bool>(options_.ram);
+  Accept accept;
+  if (hello.postcopy) {
+    if (hello.machine.huge_pages) throw ChannelError("no post-copy for a guest in huge pages");
+    if (const std::string why = sys::UserFault::complaint(); !why.empty()) {
+      throw ChannelError("no post-copy without userfaultfd at the destination: " + why);
+    }
+    accept.token = token_ = random_token();
+  }
   machine_ = shared_ram
                  ? std::make_unique<vmm::Machine>(hello.machine, options_.console,
                                                   memory::GivenRam{std::move(options_.ram), true})
                  : std::make_unique<vmm::Machine>(hello.machine, options_.console);
 
-  Accept accept;
   std::unique_ptr<RdmaEndpoint> endpoint;
   if (hello.rdma) {
     try {
@@ -127,6 +161,10 @@ void Destination::take_guest() {
   std::optional<PreFault> pre_fault(*machine_);
   Message state = next();
   pre_fault->stop();
+  if (state.kind == MessageKind::kMissing && !token_.empty()) {
+    pre_fault.reset();
+    return take_guest_without_its_memory(state);
+  }
   if (state.kind == MessageKind::kVerify) {
     require_same_memory(machine_->memory(), state.payload);
     state = next();
@@ -150,15 +188,43 @@ void Destination::take_guest() {
   const auto start = std::chrono::steady_clock::now();
   resuming_ = true;
   machine_->resume();
+  try {
+    wire_.send_json(MessageKind::kRunning, encode(running_since(start)));
+  } catch (const ChannelError&) {
+    // The guest runs here whether or not the source can still hear it.
+  }
+}
+
+// Restoring the state needs some of the memory, too: so pages are served from here on.
+void Destination::take_guest_without_its_memory(const Message& missing) {
+  memory::PageBitmap pages = decode_missing(missing.payload, machine_->memory().pages());
+  const Message state = next();
+  if (state.kind != MessageKind::kState) {
+    throw ChannelError(fmt::format("the peer sent {}, State was due", kind_name(state.kind)));
+  }
+  channel_->seal();
+  channel_.reset();
+  {
+    const std::lock_guard lock(mutex_);
+    post_copy_ = std::make_unique<PostCopy>(std::move(wire_), machine_->memory(), std::move(pages),
+                                            Comeback{std::move(options_.listener), token_});
+  }
+  machine_->restore(state.payload);
+  machine_->lock_disks();
+  post_copy_->say(MessageKind::kReady);
+  post_copy_->await_commit();
+  const auto start = std::chrono::steady_clock::now();
+  resuming_ = true;
+  machine_->resume();
+  post_copy_->say(MessageKind::kRunning, encode(running_since(start)));
+}
+
+Running Destination::running_since(std::chrono::steady_clock::time_point start) const {
   Running running;
   running.resume_ms =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   running.cpu_ms = cpu_ms() - cpu_before_ms_;
-  try {
-    wire_.send_json(MessageKind::kRunning, encode(running));
-  } catch (const ChannelError&) {
-    // The guest runs here whether or not the source can still hear it.
-  }
+  return running;
 }
 
 }  // namespace godwit::migration

@@ -2,10 +2,13 @@
 // throws and leaves nothing. Trusts nothing that the peer says. One thread, but for interrupt().
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
+#include <mutex>
 
 #include "migration/channel.h"
+#include "migration/postcopy_destination.h"
 #include "migration/protocol.h"
 #include "migration/wire.h"
 #include "vmm/machine.h"
@@ -20,6 +23,9 @@ struct DestinationOptions {
   /// A memfd that is the guest's RAM already, for a source that hands it over: then the transport
   /// has to be "shared". Else none.
   sys::UniqueFd ram = {};
+  /// The listening socket that `connection` came by, where a source comes back to that has lost it
+  /// in post-copy; or none, then it cannot.
+  sys::UniqueFd listener = {};
   /// Called once RAM is complete and before the state is restored (which writes kvmclock's pages):
   /// both ends stand still. Throws to refuse the guest.
   std::function<void(vmm::Machine&)> inspect = [](vmm::Machine&) {};
@@ -40,19 +46,28 @@ class Destination {
   /// then.
   std::unique_ptr<vmm::Machine> run();
 
+  /// After run(): what is left of the move, if memory of the guest is still to come; else null.
+  std::unique_ptr<PostCopy> take_post_copy() { return std::move(post_copy_); }
+
   /// Makes run() throw, unless the guest runs here already. From any thread.
-  void interrupt() { wire_.interrupt(); }
+  void interrupt();
 
   std::string_view transport() const { return transport_; }
 
  private:
   void prepare();
   void take_guest();
+  void take_guest_without_its_memory(const Message& missing);
+  void refuse(const char* why) noexcept;
+  Running running_since(std::chrono::steady_clock::time_point start) const;
   Message next();
 
   Wire wire_;
   DestinationOptions options_;
   std::unique_ptr<vmm::Machine> machine_;
+  std::mutex mutex_;                     // guards post_copy_'s being there, which has the wire then
+  std::unique_ptr<PostCopy> post_copy_;  // after machine_: it goes first
+  std::string token_;                    // of a source that may go over to post-copy; else empty
   std::unique_ptr<Channel> channel_;
   std::string transport_;
   double cpu_before_ms_ = 0;

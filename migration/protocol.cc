@@ -19,9 +19,11 @@ std::uint64_t max_payload(MessageKind kind) {
     case MessageKind::kBegin:
     case MessageKind::kRunning:
     case MessageKind::kAbort:
+    case MessageKind::kResume:
       return kMaxJson;
     case MessageKind::kRegister:
     case MessageKind::kZero:
+    case MessageKind::kFetch:
       return kMaxRangesInFrame * sizeof(memory::PageRange);
     case MessageKind::kRegistered:
       return kMaxRangesInFrame * sizeof(RemoteExtent);
@@ -30,12 +32,18 @@ std::uint64_t max_payload(MessageKind kind) {
              kMaxFramePages * memory::kPageSize;
     case MessageKind::kState:
     case MessageKind::kVerify:
+    case MessageKind::kMissing:
       return kMaxState;
+    case MessageKind::kOffer:
+      return kMaxOffered * sizeof(OfferedExtent);
+    case MessageKind::kLeft:
+      return sizeof(std::uint64_t);
     case MessageKind::kReady:
     case MessageKind::kCommit:
     case MessageKind::kPing:
     case MessageKind::kSync:
     case MessageKind::kSynced:
+    case MessageKind::kArrived:
       return 0;
   }
   return 0;
@@ -77,6 +85,18 @@ const char* kind_name(MessageKind kind) {
       return "Synced";
     case MessageKind::kVerify:
       return "Verify";
+    case MessageKind::kMissing:
+      return "Missing";
+    case MessageKind::kOffer:
+      return "Offer";
+    case MessageKind::kFetch:
+      return "Fetch";
+    case MessageKind::kLeft:
+      return "Left";
+    case MessageKind::kArrived:
+      return "Arrived";
+    case MessageKind::kResume:
+      return "Resume";
   }
   return "unknown";
 }
@@ -87,6 +107,7 @@ namespace {
 constexpr std::size_t kMaxName = 64;
 constexpr std::size_t kMaxPath = 4096;
 constexpr std::size_t kMaxCommandLine = 65536;
+constexpr std::size_t kMaxToken = 64;
 
 /// Runs `read` on the parsed payload; whatever is wrong with it becomes one ChannelError.
 template <typename Read>
@@ -216,13 +237,14 @@ vmm::MachineConfig machine_config(const json& from) {
 std::string encode(const Hello& hello) {
   json body = {{"machine", to_json(hello.machine)},
                {"requirements", hello.requirements},
-               {"data_bytes", hello.data_bytes}};
+               {"data_bytes", hello.data_bytes},
+               {"postcopy", hello.postcopy}};
   if (hello.rdma) body["rdma"] = to_json(hello.rdma_address);
   return body.dump();
 }
 
 std::string encode(const Accept& accept) {
-  json body = {{"rdma_reason", accept.rdma_reason}};
+  json body = {{"rdma_reason", accept.rdma_reason}, {"token", accept.token}};
   if (accept.rdma) body["rdma"] = to_json(accept.rdma_address);
   return body.dump();
 }
@@ -245,6 +267,7 @@ Hello decode_hello(std::span<const std::byte> payload) {
     get_number(body, "data_bytes", hello.data_bytes);
     hello.rdma = body.contains("rdma");
     if (hello.rdma) hello.rdma_address = rdma_address(body.at("rdma"));
+    body.at("postcopy").get_to(hello.postcopy);
     return hello;
   });
 }
@@ -253,6 +276,7 @@ Accept decode_accept(std::span<const std::byte> payload) {
   return decode(MessageKind::kAccept, payload, [](const json& body) {
     Accept accept;
     body.at("rdma_reason").get_to(accept.rdma_reason);
+    get_text(body, "token", kMaxToken, accept.token);
     accept.rdma = body.contains("rdma");
     if (accept.rdma) accept.rdma_address = rdma_address(body.at("rdma"));
     return accept;
@@ -275,6 +299,16 @@ Running decode_running(std::span<const std::byte> payload) {
   });
 }
 
+Resume decode_resume(std::span<const std::byte> payload) {
+  return decode(MessageKind::kResume, payload, [](const json& body) {
+    Resume resume;
+    get_text(body, "token", kMaxToken, resume.token);
+    resume.rdma = body.contains("rdma");
+    if (resume.rdma) resume.rdma_address = rdma_address(body.at("rdma"));
+    return resume;
+  });
+}
+
 std::string decode_reason(std::span<const std::byte> payload) {
   return decode(MessageKind::kRefuse, payload, [](const json& body) {
     std::string why = body.at("why").get<std::string>();
@@ -283,6 +317,44 @@ std::string decode_reason(std::span<const std::byte> payload) {
     }
     return why;
   });
+}
+
+std::string encode(const Resume& resume) {
+  json body{{"token", resume.token}};
+  if (resume.rdma) body["rdma"] = to_json(resume.rdma_address);
+  return body.dump();
+}
+
+memory::PageBitmap decode_missing(std::span<const std::byte> payload, std::uint64_t pages) {
+  memory::PageBitmap missing(pages);
+  const auto words = std::as_writable_bytes(missing.words());
+  if (payload.size() != words.size()) {
+    throw ChannelError(
+        "the peer sent a bitmap of missing pages of another size than the guest's RAM");
+  }
+  std::memcpy(words.data(), payload.data(), payload.size());
+  if (pages % 64 != 0 && (missing.words().back() >> (pages % 64)) != 0) {
+    throw ChannelError("the peer named pages outside the guest's RAM");
+  }
+  return missing;
+}
+
+std::vector<OfferedExtent> decode_offer(std::span<const std::byte> payload, std::uint64_t pages) {
+  const std::size_t count = payload.size() / sizeof(OfferedExtent);
+  if (count > kMaxOffered || payload.size() % sizeof(OfferedExtent) != 0) {
+    throw ChannelError("the peer sent an offer of an impossible length");
+  }
+  std::vector<OfferedExtent> offered(count);
+  if (count > 0) std::memcpy(offered.data(), payload.data(), payload.size());
+  std::uint64_t end = 0;
+  for (const auto& [range, at] : offered) {
+    if (range.count == 0 || range.first < end || range.first >= pages ||
+        range.count > pages - range.first) {
+      throw ChannelError("the peer offered pages outside the guest's RAM");
+    }
+    end = range.end();
+  }
+  return offered;
 }
 
 std::vector<memory::PageRange> decode_ranges(std::span<const std::byte> payload,

@@ -24,6 +24,23 @@
 //     |     until here any failure leaves the guest at the source
 //     | Commit ---------------------------------->  |  from here the source never runs it by itself
 //     |  <------------------------- Running {cost}  |
+//
+//   Post-copy: Hello says that it may come to that. Then, in the place of the last pages:
+//     |   (guest paused, disks unlocked)            |
+//     | Offer {extents, rkeys} ------------------>  |  RDMA only: where the source's RAM lies
+//     | Missing {bitmap}, State ----------------->  |  restores the state
+//     |  <----------- Fetch {pages} ... and RDMA READ: whenever somebody there waits for a page
+//     | pages ----------------------------------->  |  TCP only: what is asked for, and the rest
+//     |  <------------------------------------ Ready|
+//     | Commit ---------------------------------->  |
+//     |  <------------------------- Running {cost}  |
+//     |  <------------------------------ Left {n}   |  RDMA only, for the source's progress
+//     |  <-------------------------------- Arrived  |  no page is missing
+//     | Arrived --------------------------------->  |  the source ends
+//   After a lost link, on a new connection to where the first one went:
+//     | Preamble, Resume {token, rdma} ---------->  |
+//     |  <----- Preamble, Accept {rdma}, Missing {bitmap} or Refuse {why}
+//     | Offer {extents, rkeys} ------------------>  |  RDMA only; then on as above
 // clang-format on
 //
 // Either end sends Ping while it waits, so that unacknowledged bytes betray a cut link to
@@ -43,11 +60,12 @@
 
 #include "migration/channel.h"
 #include "vmm/config.h"
+#include "vmm/memory/page_bitmap.h"
 #include "vmm/memory/page_range.h"
 
 namespace godwit::migration {
 
-constexpr std::uint32_t kProtocolVersion = 3;
+constexpr std::uint32_t kProtocolVersion = 4;
 
 struct Preamble {
   char magic[8] = {'G', 'O', 'D', 'W', 'I', 'T', '\r', '\n'};
@@ -73,6 +91,12 @@ enum class MessageKind : std::uint32_t {
   kSync,
   kSynced,
   kVerify,
+  kMissing,
+  kOffer,
+  kFetch,
+  kLeft,
+  kArrived,
+  kResume,
 };
 
 struct FrameHeader {
@@ -113,12 +137,21 @@ struct Hello {
   std::uint64_t data_bytes = 0;  // of RAM that is not a hole: what RDMA would pin
   bool rdma = false;             // `rdma_address` is meant
   RdmaAddress rdma_address;
+  bool postcopy = false;  // the source may go over to post-copy
 };
 
 struct Accept {
   bool rdma = false;
   RdmaAddress rdma_address;
   std::string rdma_reason;  // why not, when it is false and was offered
+  std::string token;        // what a source shows that comes back after a lost link; post-copy only
+};
+
+/// In the place of Hello, on a later connection of the same move.
+struct Resume {
+  std::string token;
+  bool rdma = false;
+  RdmaAddress rdma_address;
 };
 
 struct Begin {
@@ -136,11 +169,13 @@ std::string encode(const Hello& hello);
 std::string encode(const Accept& accept);
 std::string encode(const Begin& begin);
 std::string encode(const Running& running);
+std::string encode(const Resume& resume);
 std::string encode_reason(const std::string& why);
 Hello decode_hello(std::span<const std::byte> payload);
 Accept decode_accept(std::span<const std::byte> payload);
 Begin decode_begin(std::span<const std::byte> payload);
 Running decode_running(std::span<const std::byte> payload);
+Resume decode_resume(std::span<const std::byte> payload);
 std::string decode_reason(std::span<const std::byte> payload);
 
 /// Ranges out of a frame's payload; throws ChannelError unless there are 1..`max`, each non-empty
@@ -148,11 +183,24 @@ std::string decode_reason(std::span<const std::byte> payload);
 std::vector<memory::PageRange> decode_ranges(std::span<const std::byte> payload,
                                              std::uint64_t pages, std::uint64_t max);
 
-/// Where an extent of guest RAM lies in the destination's memory: one per range of a Register.
+/// A Missing's bitmap, of just `pages` pages; throws ChannelError.
+memory::PageBitmap decode_missing(std::span<const std::byte> payload, std::uint64_t pages);
+
+/// Where an extent of guest RAM lies in the peer's memory: one per range of a Register.
 struct RemoteExtent {
   std::uint64_t address = 0;
   std::uint32_t rkey = 0;
   std::uint32_t reserved = 0;
 };
+
+/// An extent of the source's RAM that the destination may READ; a list of them is an Offer.
+struct OfferedExtent {
+  memory::PageRange range;
+  RemoteExtent at;
+};
+constexpr std::uint64_t kMaxOffered = 1 << 16;
+
+/// Inside `pages` pages of RAM, ascending, not overlapping; throws ChannelError.
+std::vector<OfferedExtent> decode_offer(std::span<const std::byte> payload, std::uint64_t pages);
 
 }  // namespace godwit::migration

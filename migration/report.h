@@ -16,7 +16,7 @@ struct Round {
 };
 
 struct Report {
-  std::string status;     // "completed", "failed", "cancelled", "in-doubt"
+  std::string status;     // "completed", "failed", "cancelled", "in-doubt", "postcopy-paused"
   std::string reason;     // why not completed; one line
   std::string transport;  // "rdma", "tcp" or "shared"; empty when it never came to that
   std::string transport_reason;
@@ -36,6 +36,12 @@ struct Report {
     std::uint64_t hole = 0;    // never touched by the guest
     std::uint64_t resent = 0;  // of `sent`: not for the first time
   } pages;
+  struct {
+    bool used = false;
+    std::uint64_t missing_bytes = 0;  // when the guest began to run at the destination
+    std::uint64_t asked = 0;          // pages that somebody there had to wait for; TCP only
+    double ms = 0;                    // from then to the last page
+  } postcopy;
   unsigned throttle_percent = 0;  // the most that was taken of the vCPUs' time
   double throttle_ms = 0;         // how long it was throttled at all
   std::uint64_t ram_bytes = 0;
@@ -47,7 +53,8 @@ struct Report {
 };
 
 struct Progress {
-  std::string phase;  // "connecting", "preparing", "rounds", "switching over", "committed"
+  std::string
+      phase;  // "connecting", "preparing", "rounds", "switching over", "committed", "postcopy"
   std::string transport;
   unsigned round = 0;
   std::uint64_t remaining_bytes = 0;

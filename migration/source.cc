@@ -8,9 +8,6 @@
 
 #include "migration/digest.h"
 #include "migration/page_scan.h"
-#include "migration/rdma_channel.h"
-#include "migration/shared_channel.h"
-#include "migration/tcp_channel.h"
 #include "vmm/sys/background.h"
 
 namespace godwit::migration {
@@ -23,9 +20,7 @@ using std::chrono::milliseconds;
 namespace {
 
 constexpr std::uint64_t kChunk =
-    (16ull << 20) / kPageSize;  // pages re-protected, then sent, at a time
-constexpr milliseconds kConnectTimeout{5000};
-constexpr int kSetUpTimeoutMs = 20000;    // the destination builds a machine
+    (16ull << 20) / kPageSize;            // pages re-protected, then sent, at a time
 constexpr int kReadyTimeoutMs = 10000;    // it restores the state while the guest stands still
 constexpr int kRunningTimeoutMs = 10000;  // it lets the guest run
 constexpr milliseconds kPausedPatience{800};
@@ -69,107 +64,53 @@ Source::Source(vmm::Machine& machine, SourceOptions options, sys::UniqueFd succe
 Source::End Source::run() {
   const double cpu_before = own_cpu_ms(machine_);
   const memory::GuestMemory::Hold hold(machine_.memory());  // outlives channel_'s memory regions
+  std::exception_ptr error;
   try {
     connect();
     if (!shared_ram_) copy_ram();
     switch_over();
-    report_.status = "completed";
-  } catch (const std::exception& error) {
-    report_.reason = error.what();
-    const bool cancelled = cancelled_ && !committed_;
-    report_.status = committed_ ? "in-doubt" : cancelled ? "cancelled" : "failed";
-    if (cancelled) report_.reason = "cancelled";
-    if (!committed_) roll_back();
+    if (server_) serve_rest();
+  } catch (...) {
+    error = std::current_exception();
   }
   report_.throttle_percent = throttle_.most();
   report_.throttle_ms = throttle_.ms();
+  const End end = finish(error);
   report_.cpu_source_ms = std::max(0.0, own_cpu_ms(machine_) - cpu_before);
+  return end;
+}
+
+Source::End Source::finish(std::exception_ptr error) {
+  report_.status = "completed";
+  report_.reason.clear();
+  try {
+    if (error) std::rethrow_exception(error);
+  } catch (const std::exception& why) {
+    report_.reason = why.what();
+    const bool cancelled = cancelled_ && !committed_;
+    report_.status = runs_there_  ? "postcopy-paused"
+                     : committed_ ? "in-doubt"
+                     : cancelled  ? "cancelled"
+                                  : "failed";
+    if (cancelled) report_.reason = "cancelled";
+    if (!committed_) roll_back();
+  }
   report_.total_ms = elapsed_ms();
   // What is left of the guest here is only to be given back, which is no reason to hold up others.
-  if (report_.status == "completed") sys::run_in_background();
+  if (!error) sys::run_in_background();
   const std::lock_guard lock(mutex_);
   channel_.reset();
   wire_.reset();
-  if (report_.status == "completed") return End::kMoved;
-  return committed_ ? End::kInDoubt : End::kHere;
-}
-
-void Source::connect() {
-  auto wire = std::make_unique<Wire>(shared_ram_ ? Wire(std::move(successor_))
-                                                 : Wire::connect(options_.to, kConnectTimeout));
-  {
-    const std::lock_guard lock(mutex_);
-    wire_ = std::move(wire);
-  }
-  stop_if_cancelled();
-  if (options_.timeout_ms > 0) {
-    wire_->set_deadline(
-        began_ + std::chrono::microseconds(static_cast<std::int64_t>(options_.timeout_ms * 1000)));
-  }
-  set_phase("preparing");
-  wire_->greet();
-  choose_transport(*wire_);
-  report_.transport = channel_->name();
-  wire_->send_json(MessageKind::kBegin, encode(Begin{report_.transport}));
-  report_.setup_ms = elapsed_ms();
-  const std::lock_guard lock(mutex_);
-  progress_.transport = report_.transport;
-}
-
-// Says hello, and takes RDMA when both ends have it and it answers; else TCP, saying why.
-void Source::choose_transport(Wire& wire) {
-  memory::GuestMemory& memory = machine_.memory();
-  Hello hello{machine_.config(), machine_.requirements(), 0, false, {}};
-  for (const PageRange& range : memory.populated({0, memory.pages()}))
-    hello.data_bytes += range.bytes();
-  std::unique_ptr<RdmaEndpoint> endpoint;
-  std::string why_not;
-  if (shared_ram_) {
-    why_not = "the same host";
-  } else if (options_.transport == Transport::kTcp) {
-    why_not = "asked for";
-  } else {
-    try {
-      require_memlock(hello.data_bytes);
-      endpoint = std::make_unique<RdmaEndpoint>(wire.fd(), false);
-      hello.rdma = true;
-      hello.rdma_address = endpoint->address();
-    } catch (const RdmaError& error) {
-      why_not = std::string("here ") + error.what();
-    }
-  }
-  if (!shared_ram_ && options_.transport == Transport::kRdma && !endpoint)
-    throw ChannelError("no RDMA: " + why_not);
-  wire.send_json(MessageKind::kHello, encode(hello));
-  const Accept accept = decode_accept(expect(MessageKind::kAccept, kSetUpTimeoutMs).payload);
-  if (shared_ram_) {
-    channel_ = std::make_unique<SharedChannel>(wire);
-    report_.transport_reason = "both ends have the same memory";
-    return;
-  }
-  if (endpoint && !accept.rdma) {
-    why_not = "at the destination " + accept.rdma_reason;
-  } else if (endpoint) {
-    try {
-      endpoint->connect(accept.rdma_address);
-      auto channel =
-          std::make_unique<RdmaChannel>(wire, memory, Role::kSource, std::move(endpoint));
-      channel->probe();
-      channel_ = std::move(channel);
-      report_.transport_reason = "both ends reach each other by RDMA";
-      return;
-    } catch (const std::exception& error) {
-      stop_if_cancelled();
-      why_not = error.what();
-    }
-  }
-  if (options_.transport == Transport::kRdma) throw ChannelError("no RDMA: " + why_not);
-  report_.transport_reason =
-      options_.transport == Transport::kTcp ? why_not : "no RDMA: " + why_not;
-  channel_ = std::make_unique<TcpChannel>(wire, memory, Role::kSource);
+  if (!error) return End::kMoved;
+  progress_.phase = report_.status;
+  return runs_there_ ? End::kPaused : committed_ ? End::kInDoubt : End::kHere;
 }
 
 void Source::copy_ram() {
+  if (options_.mode == Mode::kPostCopy) {
+    post_copy_ = true;
+    return;
+  }
   memory::DirtyLog& log = machine_.dirty_log();
   log.start();
   {
@@ -186,7 +127,8 @@ void Source::copy_ram() {
     if (!report_.rounds.empty()) {
       const Verdict verdict = judge(pending.count());
       if (verdict.action == Verdict::Action::kGiveUp) throw ChannelError(verdict.why);
-      if (verdict.action == Verdict::Action::kSwitchOver) return;
+      post_copy_ = verdict.action == Verdict::Action::kPostCopy;
+      if (post_copy_ || verdict.action == Verdict::Action::kSwitchOver) return;
       throttle_.set(verdict.throttle);
     }
     const auto start = Clock::now();
@@ -212,7 +154,8 @@ Verdict Source::judge(std::uint64_t dirty_pages) {
               .timeout_ms = options_.timeout_ms,
               .rounds = report_.rounds,
               .throttled = throttle_.percent(),
-              .max_throttle = options_.max_throttle});
+              .max_throttle = options_.max_throttle,
+              .may_post_copy = options_.mode == Mode::kHybrid});
   const std::lock_guard lock(mutex_);
   progress_.dirty_mbps =
       last.ms > 0 ? static_cast<double>(dirty_pages * kPageSize) * 8 / 1000 / last.ms : 0;
@@ -312,7 +255,28 @@ void Source::switch_over() {
   const std::vector<std::byte> state = machine_.save();
   const double save_ms = ms_since(state_start);
 
-  const auto round_start = Clock::now();
+  if (post_copy_) {
+    leave_rest(state);
+  } else {
+    send_last_round(state);
+  }
+  report_.state_bytes = state.size();
+
+  const auto ready_start = Clock::now();
+  expect(MessageKind::kReady, kReadyTimeoutMs);
+  report_.state_ms = save_ms + ms_since(ready_start);
+
+  const auto commit_start = Clock::now();
+  commit();
+  const Running running = decode_running(expect(MessageKind::kRunning, kRunningTimeoutMs).payload);
+  runs_there_ = true;
+  report_.resume_ms = ms_since(commit_start);
+  report_.downtime_ms = ms_since(pause_start);
+  report_.cpu_destination_ms = running.cpu_ms;
+}
+
+void Source::send_last_round(std::span<const std::byte> state) {
+  const auto start = Clock::now();
   const std::uint64_t before = report_.pages.sent;
   if (!shared_ram_) {
     PageBitmap pending(machine_.memory().pages());
@@ -326,21 +290,9 @@ void Source::switch_over() {
     }
   }
   channel_->send(MessageKind::kState, state);
-  report_.last_round_ms = ms_since(round_start) - report_.verify_ms;
+  report_.last_round_ms = ms_since(start) - report_.verify_ms;
   const std::uint64_t pages = report_.pages.sent - before;
   if (!shared_ram_) report_.rounds.push_back({pages, pages * kPageSize, report_.last_round_ms, 0});
-  report_.state_bytes = state.size();
-
-  const auto ready_start = Clock::now();
-  expect(MessageKind::kReady, kReadyTimeoutMs);
-  report_.state_ms = save_ms + ms_since(ready_start);
-
-  const auto commit_start = Clock::now();
-  commit();
-  const Running running = decode_running(expect(MessageKind::kRunning, kRunningTimeoutMs).payload);
-  report_.resume_ms = ms_since(commit_start);
-  report_.downtime_ms = ms_since(pause_start);
-  report_.cpu_destination_ms = running.cpu_ms;
 }
 
 // The point of no return. A peer that is seen to be gone, or a Commit of which not even a whole
@@ -355,7 +307,11 @@ void Source::commit() {
   }
   const std::uint64_t before = wire_->bytes_sent();
   try {
-    channel_->send(MessageKind::kCommit, {});
+    if (server_) {
+      wire_->send({.kind = MessageKind::kCommit});  // no page has to come before it
+    } else {
+      channel_->send(MessageKind::kCommit, {});
+    }
   } catch (const std::exception&) {
     const std::lock_guard lock(mutex_);
     committed_ = wire_->bytes_sent() - before >= sizeof(FrameHeader);
@@ -366,7 +322,9 @@ void Source::commit() {
 
 Message Source::expect(MessageKind kind, int timeout_ms) {
   Message message;
-  if (channel_) {
+  if (server_) {
+    message = server_->serve(*wire_, false, timeout_ms);
+  } else if (channel_) {
     message = channel_->receive(timeout_ms);
   } else {
     const FrameHeader header = wire_->receive_header(timeout_ms);

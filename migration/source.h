@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -12,6 +13,7 @@
 
 #include "migration/channel.h"
 #include "migration/convergence.h"
+#include "migration/page_server.h"
 #include "migration/protocol.h"
 #include "migration/report.h"
 #include "migration/throttle.h"
@@ -21,10 +23,14 @@
 namespace godwit::migration {
 
 enum class Transport { kAuto, kRdma, kTcp };
+/// When the guest begins to run at the destination: with all of its memory, without, or, of these,
+/// without only where it dirties too much for the first.
+enum class Mode { kPreCopy, kPostCopy, kHybrid };
 
 struct SourceOptions {
   std::string to;  // HOST:PORT, IPv6 in brackets
   Transport transport = Transport::kAuto;
+  Mode mode = Mode::kPreCopy;
   double downtime_limit_ms = 50;
   std::uint64_t max_bandwidth = 0;  // bits a second; 0: no limit
   double timeout_ms = 60000;        // of the whole move; 0: none
@@ -39,6 +45,7 @@ class Source {
     kMoved,    // it runs at the destination; `machine` is paused and must never run again
     kHere,     // it is as it was before; nothing is left at the destination
     kInDoubt,  // committed, and no answer: it is paused here and may run there
+    kPaused,   // it runs there, and memory that it has not got is here: resume()
   };
 
   /// `machine` is running, outlives this, and belongs to run() while that lasts.
@@ -49,6 +56,12 @@ class Source {
 
   /// Blocks until the move has ended; never throws. report() tells why.
   End run();
+
+  /// After run() or this has ended with kPaused, or with kInDoubt where can_resume(): goes back to
+  /// the destination, and on where the link was lost. The same thread rules and results as of
+  /// run().
+  End resume();
+  bool can_resume() const { return server_ && committed_; }
 
   /// Gives the move up if it is not committed yet. Any thread, any time.
   void cancel();
@@ -67,6 +80,11 @@ class Source {
   void send_chunk(std::span<const memory::PageRange> ranges);
   void pace(std::uint64_t bytes);
   void switch_over();
+  void send_last_round(std::span<const std::byte> state);
+  void leave_rest(std::span<const std::byte> state);
+  void serve_rest();
+  void reconnect();
+  End finish(std::exception_ptr error);
   void commit();
   Message expect(MessageKind kind, int timeout_ms);
   void roll_back() noexcept;
@@ -88,7 +106,11 @@ class Source {
   bool paused_ = false;
   bool disks_unlocked_ = false;
   bool committed_ = false;
-  double sent_ms_ = 0;  // spent sending, for the rate
+  bool post_copy_ = false;              // what the rounds have left goes when the guest runs there
+  bool runs_there_ = false;             // the destination has said so
+  std::string token_;                   // shown by resume()
+  std::unique_ptr<PageServer> server_;  // of what was left
+  double sent_ms_ = 0;                  // spent sending, for the rate
 
   std::atomic<bool> cancelled_ = false;
   mutable std::mutex mutex_;  // guards progress_, and wire_'s being there for cancel()

@@ -85,27 +85,32 @@ void receive_zero(Wire& wire, const FrameHeader& header, memory::GuestMemory& me
   }
 }
 
-void TcpChannel::receive_pages(const FrameHeader& header) {
+std::vector<PageRange> receive_page_table(Wire& wire, const FrameHeader& header,
+                                          std::uint64_t pages) {
   std::uint64_t count = 0;
   if (header.length < sizeof count) throw ChannelError("the peer sent a truncated list of pages");
-  wire_.receive_exactly(std::as_writable_bytes(std::span(&count, 1)));
+  wire.receive_exactly(std::as_writable_bytes(std::span(&count, 1)));
   if (count == 0 || count > kMaxRangesInFrame ||
       header.length < sizeof count + count * sizeof(PageRange)) {
     throw ChannelError("the peer sent a list of pages of an impossible length");
   }
   std::vector<std::byte> table(count * sizeof(PageRange));
-  wire_.receive_exactly(table);
-  const auto ranges = decode_ranges(table, memory_.pages(), kMaxRangesInFrame);
-  std::vector<iovec> parts;
+  wire.receive_exactly(table);
+  auto ranges = decode_ranges(table, pages, kMaxRangesInFrame);
   std::uint64_t bytes = 0;
-  for (const PageRange& range : ranges) {
+  for (const PageRange& range : ranges) bytes += range.bytes();
+  if (header.length != sizeof count + table.size() + bytes) {
+    throw ChannelError("the peer sent more or fewer bytes than its list of pages says");
+  }
+  return ranges;
+}
+
+void TcpChannel::receive_pages(const FrameHeader& header) {
+  std::vector<iovec> parts;
+  for (const PageRange& range : receive_page_table(wire_, header, memory_.pages())) {
     memory_.expect_writes(range);
     const auto target = memory_.page_bytes(range);
     parts.push_back({target.data(), target.size()});
-    bytes += target.size();
-  }
-  if (header.length != sizeof count + table.size() + bytes) {
-    throw ChannelError("the peer sent more or fewer bytes than its list of pages says");
   }
   wire_.receive_parts(parts);
 }

@@ -36,6 +36,10 @@ class TcpChannel : public Channel {
   const Role role_;
 };
 
+/// The first part of a Pages frame's payload: the ranges whose bytes follow, checked against the
+/// frame's length and RAM of `pages` pages.
+std::vector<memory::PageRange> receive_page_table(Wire& wire, const FrameHeader& header,
+                                                  std::uint64_t pages);
 /// Sends Zero frames; shared by the transports.
 void send_zero(Wire& wire, std::span<const memory::PageRange> ranges);
 /// Takes one: the pages become holes.

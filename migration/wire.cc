@@ -2,10 +2,12 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/sockios.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -229,6 +231,22 @@ void Wire::heed_peer() {
                                                             : "the source gave up: ") +
                        why);
   }
+}
+
+bool Wire::frame_waiting() {
+  heed_peer();
+  if (early_) return true;
+  pollfd poll{fd(), POLLRDHUP, 0};
+  if (::poll(&poll, 1, 0) == 1) {
+    heed_peer();  // what came in between
+    if (!early_) throw ChannelError("the peer closed the connection");
+  }
+  return early_.has_value();
+}
+
+std::size_t Wire::unsent() const {
+  int bytes = 0;
+  return ::ioctl(fd(), SIOCOUTQNSD, &bytes) == 0 && bytes > 0 ? static_cast<std::size_t>(bytes) : 0;
 }
 
 void Wire::require_peer() {

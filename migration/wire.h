@@ -60,6 +60,11 @@ class Wire {
   /// peer has given up. Anything else is left for receive_header(). Never waits for a frame to
   /// begin.
   void heed_peer();
+  /// heed_peer(), and whether a frame has begun to come that is no Ping: receive_header() takes it
+  /// without waiting. Throws when the peer has closed its end and nothing more comes.
+  bool frame_waiting();
+  /// Bytes handed to the kernel that it has not sent yet.
+  std::size_t unsent() const;
   /// heed_peer(), and throws if the peer has closed its end.
   void require_peer();
 

@@ -40,7 +40,10 @@ constexpr const char* kHelp =
     "usage,\n"
     "3 the move failed and the guest goes on here, 4 it was cancelled and the guest goes on here,\n"
     "5 the connection was lost while committing: the guest is stopped here, see godwit resolve "
-    "--help.";
+    "--help,\n"
+    "7 the link was lost in post-copy: the guest runs at the destination and waits for memory that "
+    "is here;\n"
+    "  godwit migrate NAME --resume goes on, godwit stop --force at both ends gives the guest up.";
 
 sigset_t interrupts() {
   sigset_t set;
@@ -157,6 +160,7 @@ int exit_code(const std::string& status) {
   if (status == "completed") return kExitOk;
   if (status == "cancelled") return kExitCancelled;
   if (status == "in-doubt") return kExitInDoubt;
+  if (status == "postcopy-paused") return kExitPostCopyPaused;
   return kExitMoveFailed;
 }
 
@@ -168,6 +172,11 @@ void explain(const std::string& name, const json& report, int code) {
         "; {0} is stopped here and may run at {1}: look there, then say godwit resolve {0} "
         "--here or --there",
         name, report.value("to", "the destination"));
+  } else if (code == kExitPostCopyPaused) {
+    line += fmt::format(
+        "; {0} runs at {1} until it needs memory that is still here: once the link is back, say "
+        "godwit migrate {0} --resume",
+        name, report.value("to", "the destination"));
   } else if (report.value("guest_state", "") == "paused") {
     line += fmt::format("; {} is paused here", name);
   } else {
@@ -177,11 +186,30 @@ void explain(const std::string& name, const json& report, int code) {
   fmt::print(stderr, "godwit: migrate: {}\n", line);
 }
 
+int tell(const std::string& name, const std::string& to, const json& report, bool as_json) {
+  const int code = exit_code(report.value("status", "failed"));
+  if (code != kExitOk) explain(name, report, code);
+  if (as_json) {
+    fmt::print("{}\n", report.dump(2));
+  } else if (code == kExitOk) {
+    fmt::print("{} runs at {} now\n{}", name, to, report_text(report));
+  }
+  return code;
+}
+
+int resume(const Options& options) {
+  if (options.has("to")) throw UsageError("--to: a resumed move goes where it went");
+  const ControlClient client(options.text("NAME"));
+  const json report =
+      move(client, [&] { return client.post("/v1/migration/resume", json::object()); });
+  return tell(client.name(), report.value("to", ""), report, options.on("json"));
+}
+
 }  // namespace
 
 int migrate_command(const Words& words) {
   Options options(
-      "migrate NAME --to HOST:PORT|PEER [OPTION...]",
+      "migrate NAME --to HOST:PORT|PEER [OPTION...]\n       godwit migrate NAME --resume",
       "Moves a running guest to a host where `godwit receive` listens, or whose node is a "
       "peer of this host's.",
       kHelp);
@@ -190,6 +218,10 @@ int migrate_command(const Words& words) {
              "where godwit receive listens, an IPv6 address in [brackets]; or a peer of the node, "
              "by name")
       .value("transport", "auto|rdma|tcp", "auto: RDMA if both ends reach each other by it", "auto")
+      .value("mode", "precopy|postcopy|hybrid",
+             "precopy: the guest runs there once all its memory is there; postcopy: at once, and "
+             "its memory follows; hybrid: precopy, and postcopy if that will not end",
+             "precopy")
       .value("downtime-limit", "TIME", "stop the guest once this suffices for the rest", "50ms")
       .value("max-bandwidth", "RATE", "at most that much, such as 1Gbit; 0: no limit", "0")
       .value("throttle", "PERCENT",
@@ -199,13 +231,23 @@ int migrate_command(const Words& words) {
       .value("node", "SOCKET", "of the node that knows PEER, instead of the one of this host")
       .flag("verify",
             "compare digests of all memory before the commit: the guest stands still longer")
+      .flag("resume", "go on with a move that has lost its link in post-copy; without --to")
       .flag("json", "print the report as JSON")
       .argument("NAME");
   if (!options.parse(words)) return kExitOk;
+  if (options.on("resume")) return resume(options);
 
   const std::string transport = options.text("transport");
   if (transport != "auto" && transport != "rdma" && transport != "tcp") {
     throw UsageError("--transport: must be auto, rdma or tcp");
+  }
+  const std::string mode = options.text("mode");
+  if (mode != "precopy" && mode != "postcopy" && mode != "hybrid") {
+    throw UsageError("--mode: must be precopy, postcopy or hybrid");
+  }
+  if (mode != "precopy" && options.on("verify")) {
+    throw UsageError(
+        "--verify: compares all memory before the guest runs there: only with --mode precopy");
   }
   const std::string to = options.text("to");
   const bool to_peer = to.find(':') == std::string::npos;  // of the node, which knows its address
@@ -214,6 +256,7 @@ int migrate_command(const Words& words) {
     throw UsageError("--to: " + why);
   }
   json body{{"transport", transport},
+            {"mode", mode},
             {"downtime_limit_ms", options.time_ns("downtime-limit") / 1'000'000},
             {"max_bandwidth", options.rate("max-bandwidth")},
             {"timeout_ms", options.time_ns("timeout") / 1'000'000},
@@ -228,14 +271,7 @@ int migrate_command(const Words& words) {
     body["guest"] = options.text("NAME");
     return node.request("POST", "/v1/moves", body, kMoveTimeout);
   });
-  const int code = exit_code(report.value("status", "failed"));
-  if (code != kExitOk) explain(client.name(), report, code);
-  if (options.on("json")) {
-    fmt::print("{}\n", report.dump(2));
-  } else if (code == kExitOk) {
-    fmt::print("{} runs at {} now\n{}", client.name(), to, report_text(report));
-  }
-  return code;
+  return tell(client.name(), to, report, options.on("json"));
 }
 
 }  // namespace godwit::node

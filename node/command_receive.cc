@@ -18,6 +18,7 @@
 #include "node/options.h"
 #include "node/serve.h"
 #include "node/succession.h"
+#include "node/terminal.h"
 
 namespace godwit::node {
 
@@ -66,9 +67,11 @@ class Reception {
       : options_(options), console_(console), arrival_(arrival(options)), consoles_(console) {}
 
   /// Throws when the guest stays where it was.
-  void take(sys::UniqueFd connection, sys::UniqueFd ram, Interruption& interruption) {
+  void take(sys::UniqueFd connection, sys::UniqueFd ram, sys::UniqueFd listener,
+            Interruption& interruption) {
     migration::DestinationOptions destination_options;
     destination_options.ram = std::move(ram);
+    destination_options.listener = std::move(listener);
     destination_options.admit = [this](vmm::MachineConfig& config) { admit(config); };
     destination_options.console = consoles_.sink();
     migration::Destination destination(std::move(connection), std::move(destination_options));
@@ -81,9 +84,11 @@ class Reception {
       throw;
     }
     interruption.watch(nullptr);
-    guest_->arrived(std::move(machine));
-    fmt::print(stderr, "godwit: receive: {} runs here now, it came by {}\n", name_,
-               destination.transport());
+    auto post_copy = destination.take_post_copy();
+    const bool memory_follows = post_copy != nullptr;
+    guest_->arrived(std::move(machine), std::move(post_copy));
+    fmt::print(stderr, "godwit: receive: {} runs here now, it came by {}{}\n", name_,
+               destination.transport(), memory_follows ? "; its memory follows" : "");
     if (!kernel_.empty() && ::access(kernel_.c_str(), R_OK) != 0) {
       fmt::print(stderr, "godwit: receive: {}: {}: {} cannot reboot here\n", kernel_,
                  std::strerror(errno), name_);
@@ -119,6 +124,12 @@ class Reception {
     if (options_.has("predecessor")) path += kNextSocket;  // as long as it has the other
     auto socket = std::make_unique<ControlSocket>(path, name_);
     guest_.emplace(config, consoles_, Guest::Arriving{});
+    guest_->set_abandon([path](const std::string& why) {
+      fmt::print(stderr, "godwit: receive: {}\n", why);
+      ::unlink(path.c_str());
+      restore_terminal();
+      ::_exit(kExitFailure);
+    });
     guest_->set_successor_words(successor_words(options_, name_));
     serving_.emplace(*guest_, std::move(socket));
   }
@@ -138,7 +149,7 @@ void await_guest(Reception& reception, const std::string& where, Interruption& i
   migration::Destination::warm_up();  // before a source is told to come
   fmt::print(stderr, "godwit: receive: listening on {}\n", listener.address());
   sys::UniqueFd connection = listener.accept(interruption.event());
-  if (connection) reception.take(std::move(connection), {}, interruption);
+  if (connection) reception.take(std::move(connection), {}, listener.share(), interruption);
 }
 
 /// From the process that this one succeeds.
@@ -146,7 +157,7 @@ void take_over(Reception& reception, const std::string& descriptors, Interruptio
   try {
     Predecessor predecessor = take_predecessor(descriptors);
     const sys::UniqueFd end(::fcntl(predecessor.connection.get(), F_DUPFD_CLOEXEC, 0));
-    reception.take(std::move(predecessor.connection), std::move(predecessor.ram), interruption);
+    reception.take(std::move(predecessor.connection), std::move(predecessor.ram), {}, interruption);
     reception.succeed(end);
   } catch (const std::invalid_argument& error) {
     throw UsageError(fmt::format("--predecessor: {}", error.what()));

@@ -74,7 +74,7 @@ int restore_command(const Words& words) {
   Guest guest(restored->config(), consoles, Guest::Arriving{});
   Serving serving(guest, std::move(socket));
   restored->resume();
-  guest.arrived(std::move(restored));
+  guest.arrived(std::move(restored), nullptr);
   return serving.run({.command = "restore",
                       .read_stdin = console.read_stdin(),
                       .boot = false,

@@ -41,6 +41,14 @@ void print_status(const json& guest) {
                                 format_size(balloon.value("target_bytes", 0ull)),
                                 format_size(balloon.value("reported_bytes", 0ull))));
   }
+  if (const json rest = guest.value("postcopy", json()); rest.is_object()) {
+    line("post-copy",
+         fmt::format(
+             "{} of its memory still to come{}", format_size(rest.value("missing_bytes", 0ull)),
+             rest.value("lost", false)
+                 ? "; the link to the host that it left is lost: " + rest.value("reason", "")
+                 : ""));
+  }
   if (const json move = guest.value("migration", json()); move.is_object()) {
     line("move", progress_text(move));
   }

@@ -60,14 +60,18 @@ std::string text(const json& body, const char* field, const std::string& fallbac
 }
 
 MoveRequest move_request(const ApiRequest& request) {
-  const json body = object(request, {"to", "transport", "downtime_limit_ms", "max_bandwidth",
-                                     "timeout_ms", "throttle_percent", "verify"});
+  const json body = object(request, {"to", "transport", "mode", "downtime_limit_ms",
+                                     "max_bandwidth", "timeout_ms", "throttle_percent", "verify"});
   MoveRequest move;
   move.to = text(body, "to", "");
   if (move.to.empty()) throw BadRequest("to is missing: HOST:PORT of a godwit receive");
   move.transport = text(body, "transport", move.transport);
   if (move.transport != "auto" && move.transport != "rdma" && move.transport != "tcp") {
     throw BadRequest("transport must be \"auto\", \"rdma\" or \"tcp\"");
+  }
+  move.mode = text(body, "mode", move.mode);
+  if (move.mode != "precopy" && move.mode != "postcopy" && move.mode != "hybrid") {
+    throw BadRequest("mode must be \"precopy\", \"postcopy\" or \"hybrid\"");
   }
   move.downtime_limit_ms =
       number(body, "downtime_limit_ms", move.downtime_limit_ms, kMaxMilliseconds);
@@ -170,13 +174,17 @@ std::string program(const ApiRequest& request) {
 }
 
 /// What is begun by POST and answers later.
-constexpr std::array<std::string_view, 3> kSlowTargets{"/v1/migrate", "/v1/upgrade",
-                                                       "/v1/snapshot"};
+constexpr std::array<std::string_view, 4> kSlowTargets{"/v1/migrate", "/v1/migration/resume",
+                                                       "/v1/upgrade", "/v1/snapshot"};
 
 void begin(GuestControl& guest, const ApiRequest& request, const ApiReply& reply) {
   const auto done = [reply](const json& report) { reply(ok(report)); };
   try {
     if (request.target == "/v1/migrate") return guest.migrate(move_request(request), done);
+    if (request.target == "/v1/migration/resume") {
+      object(request, {});
+      return guest.resume_migration(done);
+    }
     if (request.target == "/v1/upgrade") return guest.upgrade(program(request), done);
     guest.snapshot(snapshot_request(request), done);
   } catch (...) {

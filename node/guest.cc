@@ -33,9 +33,11 @@ Guest::~Guest() {
 
 void Guest::start() { boot(); }
 
-void Guest::arrived(std::unique_ptr<vmm::Machine> machine) {
+void Guest::arrived(std::unique_ptr<vmm::Machine> machine,
+                    std::unique_ptr<migration::PostCopy> post_copy) {
   const std::lock_guard lock(mutex_);
   machine_ = std::move(machine);
+  post_copy_ = std::move(post_copy);
   state_ = State::kRunning;
   if (outcome_) machine_->request_stop();
 }
@@ -43,6 +45,7 @@ void Guest::arrived(std::unique_ptr<vmm::Machine> machine) {
 Outcome Guest::wait() {
   for (;;) {
     const vmm::End end = machine_->wait();
+    give_up_post_copy();
     {
       std::unique_lock lock(mutex_);
       while (busy()) {  // the guest's own end has overtaken its move
@@ -76,6 +79,17 @@ Outcome Guest::wait() {
   }
 }
 
+// Of a guest that is over: its devices may still wait for pages, so it stands still first.
+void Guest::give_up_post_copy() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!post_copy_) return;
+  }
+  machine_->pause();
+  const std::lock_guard lock(mutex_);
+  post_copy_.reset();
+}
+
 void Guest::reboot() {
   machine_.reset();  // its memory and its disks are needed by the next one
   machine_ = std::make_unique<vmm::Machine>(config_, consoles_.sink());
@@ -101,7 +115,10 @@ void Guest::end(Outcome outcome) {
 void Guest::end_locked(Outcome outcome) {
   if (state_ == State::kOver) return;
   if (!outcome_) outcome_ = std::move(outcome);
-  if (busy()) return give_up();            // its thread stops the machine
+  if (busy()) return give_up();  // its thread stops the machine
+  if (post_copy_ && post_copy_->status().lost && abandon_) {
+    abandon_(fmt::format("{} ends with its process: {}", config_.name, post_copy_->complaint()));
+  }
   if (usable()) machine_->request_stop();  // or boot() or arrived() will see outcome_
 }
 
@@ -124,7 +141,8 @@ const char* Guest::state_name() const {
     case State::kBooting:
       return "booting";
     case State::kRunning:
-      return "running";
+      if (!post_copy_ || post_copy_->status().done) return "running";
+      return post_copy_->status().lost ? "postcopy-paused" : "postcopy";
     case State::kPaused:
       return "paused";
     case State::kMigrating:
@@ -133,6 +151,8 @@ const char* Guest::state_name() const {
       return "snapshotting";
     case State::kInDoubt:
       return "in-doubt";
+    case State::kPostCopyPaused:
+      return "postcopy-paused";
     case State::kOver:
       break;
   }
@@ -140,12 +160,16 @@ const char* Guest::state_name() const {
 }
 
 void Guest::require(std::initializer_list<State> allowed, const char* what) const {
+  const std::string missing = post_copy_ ? post_copy_->complaint() : "";
+  if (!missing.empty())
+    throw Conflict(fmt::format("cannot {} {}: {}", what, config_.name, missing));
   if (std::find(allowed.begin(), allowed.end(), state_) != allowed.end()) return;
   const char* hint = "";
   if (state_ == State::kMigrating) hint = "; godwit cancel ends the move";
   if (state_ == State::kSnapshotting) hint = "; godwit cancel ends the snapshot";
   if (state_ == State::kPaused) hint = "; godwit resume lets it run";
   if (state_ == State::kInDoubt) hint = "; godwit resolve decides";
+  if (state_ == State::kPostCopyPaused) hint = "; godwit migrate --resume goes on with its move";
   throw Conflict(fmt::format("cannot {} {}: it is {}{}", what, config_.name, state_name(), hint));
 }
 
@@ -179,10 +203,21 @@ json Guest::status() {
                         ? json()
                         : json{{"cid", config_.vsock.cid}, {"path", config_.vsock.path}}},
           {"hvc", config_.console},
+          {"postcopy", memory_status()},
           {"uptime_ms", ms_since(since_)},
           {"cpu_ms", static_cast<double>(usage().cpu_run_ns) / 1e6},
           {"migration", move_ ? move_->progress() : json()},
           {"last_report", last_report_}};
+}
+
+json Guest::memory_status() const {
+  if (!post_copy_) return {};
+  const migration::PostCopy::Status now = post_copy_->status();
+  if (now.done) return {};
+  return {{"lost", now.lost},
+          {"reason", now.reason},
+          {"missing_bytes", now.missing_bytes},
+          {"faults", now.faults}};
 }
 
 void Guest::pause() {
@@ -235,7 +270,7 @@ json Guest::balloon_status() const {
 void Guest::stop(bool force) {
   const std::lock_guard lock(mutex_);
   if (force) return end_locked({Outcome::Kind::kStopped, 0, "stopped by godwit stop --force"});
-  require({State::kRunning}, "press the power button of");
+  if (state_ != State::kRunning) require({State::kRunning}, "press the power button of");
   machine_->press_power_button();
 }
 

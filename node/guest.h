@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "migration/postcopy_destination.h"
 #include "node/console.h"
 #include "node/guest_control.h"
 #include "node/move.h"
@@ -46,8 +47,15 @@ class Guest : public GuestControl {
 
   /// Locks the disks, boots, lets it run. Throws what Machine throws.
   void start();
-  /// `machine` runs already: instead of start().
-  void arrived(std::unique_ptr<vmm::Machine> machine);
+  /// `machine` runs already: instead of start(). `post_copy`: what is to come of its memory, or
+  /// null.
+  void arrived(std::unique_ptr<vmm::Machine> machine,
+               std::unique_ptr<migration::PostCopy> post_copy);
+  /// Called to end this process at once, when the guest is to end and waits for memory that does
+  /// not come: its threads are stuck. Before the guest arrives.
+  void set_abandon(std::function<void(const std::string& why)> abandon) {
+    abandon_ = std::move(abandon);
+  }
   /// Blocks until the guest is over; a reset boots it again. Called by one thread, once.
   Outcome wait();
 
@@ -70,6 +78,7 @@ class Guest : public GuestControl {
   void balloon(std::uint64_t bytes) override;
   void stop(bool force) override;
   void migrate(const MoveRequest& request, MoveDone done) override;
+  void resume_migration(MoveDone done) override;
   void upgrade(const std::string& program, MoveDone done) override;
   void snapshot(const SnapshotRequest& request, MoveDone done) override;
   nlohmann::json migration() override;
@@ -85,17 +94,21 @@ class Guest : public GuestControl {
     kMigrating,
     kSnapshotting,
     kInDoubt,
+    kPostCopyPaused,  // runs elsewhere, and memory that it lacks is here
     kOver
   };
 
   const char* state_name() const;
   nlohmann::json balloon_status() const;
+  nlohmann::json memory_status() const;
   /// Throws Conflict unless the guest is in one of these states.
   void require(std::initializer_list<State> allowed, const char* what) const;
   void end_locked(Outcome outcome);
   void begin_move(const char* what, const std::function<std::unique_ptr<Move>()>& make,
                   MoveDone done);
-  void run_move(const MoveDone& done);
+  void run_move(const MoveDone& done, bool again);
+  void settle_move(Move::End end);
+  void give_up_post_copy();
   void run_snapshot(const MoveDone& done);
   /// The machine belongs to mover_.
   bool busy() const { return state_ == State::kMigrating || state_ == State::kSnapshotting; }
@@ -114,14 +127,17 @@ class Guest : public GuestControl {
   std::mutex mutex_;  // guards all below; held for milliseconds, never for as long as a move
   State state_ = State::kBooting;
   std::unique_ptr<vmm::Machine>
-      machine_;                     // until it runs: for the thread in start() or wait() alone
-  vmm::Usage earlier_usage_;        // of the machines before the last reboot
+      machine_;               // until it runs: for the thread in start() or wait() alone
+  vmm::Usage earlier_usage_;  // of the machines before the last reboot
+  /// What is to come of machine_'s memory; done() or null as a rule. It goes before the machine.
+  std::unique_ptr<migration::PostCopy> post_copy_;
+  std::function<void(const std::string&)> abandon_;
   memory::DirtyRate dirty_rate_;    // of machine_'s memory
   std::optional<Outcome> outcome_;  // how it is to end, once that is decided
 
   std::vector<std::string> successor_words_;
   std::string moving_to_;
-  std::unique_ptr<Move> move_;  // while kMigrating
+  std::unique_ptr<Move> move_;  // while kMigrating, and as long as it can be resumed
   SnapshotRequest snapshot_request_;
   std::unique_ptr<SnapshotJob> snapshot_;  // while kSnapshotting
   bool stranded_ = false;                  // kPaused because a failed move could not let it go on

@@ -27,6 +27,7 @@ class BadRequest : public std::runtime_error {
 struct MoveRequest {
   std::string to;                  // HOST:PORT of a `godwit receive`
   std::string transport = "auto";  // "auto", "rdma" or "tcp"
+  std::string mode = "precopy";    // "precopy", "postcopy" or "hybrid"
   std::uint64_t downtime_limit_ms = 50;
   std::uint64_t max_bandwidth = 0;    // bits a second, 0: as fast as it goes
   std::uint64_t timeout_ms = 60'000;  // for the whole move, 0: none
@@ -57,6 +58,8 @@ class GuestControl {
   virtual void stop(bool force) = 0;
   /// Starts a move and returns.
   virtual void migrate(const MoveRequest& request, MoveDone done) = 0;
+  /// Goes on with a move that has lost its link in post-copy, and returns.
+  virtual void resume_migration(MoveDone done) = 0;
   /// Starts to hand the guest over to a process that runs `program`, another godwit, and returns.
   virtual void upgrade(const std::string& program, MoveDone done) = 0;
   /// Starts to take a snapshot and returns; `done` gets its report.

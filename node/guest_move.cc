@@ -30,32 +30,49 @@ void Guest::begin_move(const char* what, const std::function<std::unique_ptr<Mov
   moving_to_ = move_->to();
   state_ = State::kMigrating;
   consoles_.hurry(true);
-  mover_ = std::thread([this, done = std::move(done)] { run_move(done); });
+  mover_ = std::thread([this, done = std::move(done)] { run_move(done, false); });
 }
 
-void Guest::run_move(const MoveDone& done) {
-  const Move::End end = move_->run();
+void Guest::resume_migration(MoveDone done) {
+  const std::lock_guard lock(mutex_);
+  if (!move_ || busy() || !move_->can_resume()) {
+    throw Conflict(fmt::format("no move of {} has lost its link in post-copy", config_.name));
+  }
+  if (mover_.joinable()) mover_.join();
+  state_ = State::kMigrating;
+  mover_ = std::thread([this, done = std::move(done)] { run_move(done, true); });
+}
+
+void Guest::settle_move(Move::End end) {
+  if (end != Move::End::kPaused && end != Move::End::kInDoubt) move_.reset();
+  switch (end) {
+    case Move::End::kMoved:
+      state_ = State::kOver;  // whatever else was wanted: it never runs here again
+      outcome_ = Outcome{Outcome::Kind::kMoved, 0, config_.name + " moved to " + moving_to_};
+      break;
+    case Move::End::kHere:
+      // Paused if it could not go on; the report says why.
+      state_ = machine_->running() ? State::kRunning : State::kPaused;
+      stranded_ = state_ == State::kPaused;
+      break;
+    case Move::End::kInDoubt:
+      state_ = State::kInDoubt;
+      break;
+    case Move::End::kPaused:
+      state_ = State::kPostCopyPaused;
+      break;
+  }
+}
+
+void Guest::run_move(const MoveDone& done, bool again) {
+  const Move::End end = again ? move_->resume() : move_->run();
   json report;
   bool over = false;
   {
     const std::lock_guard lock(mutex_);
     consoles_.hurry(false);
     report = move_->report();
-    move_.reset();
-    switch (end) {
-      case Move::End::kMoved:
-        state_ = State::kOver;  // whatever else was wanted: it never runs here again
-        outcome_ = Outcome{Outcome::Kind::kMoved, 0, config_.name + " moved to " + moving_to_};
-        break;
-      case Move::End::kHere:
-        // Paused if it could not go on; the report says why.
-        state_ = machine_->running() ? State::kRunning : State::kPaused;
-        stranded_ = state_ == State::kPaused;
-        break;
-      case Move::End::kInDoubt:
-        state_ = State::kInDoubt;
-        break;
-    }
+    settle_move(end);
     report["guest_state"] = state_name();
     last_report_ = report;
     over = outcome_.has_value();
@@ -71,6 +88,11 @@ json Guest::migration() {
 
 void Guest::cancel_migration() {
   const std::lock_guard lock(mutex_);
+  if (state_ == State::kPostCopyPaused || (move_ && move_->in_post_copy())) {
+    throw Conflict(
+        fmt::format("too late to cancel: {} runs at {}, and memory that it lacks there is here",
+                    config_.name, moving_to_));
+  }
   if (!busy()) throw Conflict(fmt::format("{} is not being moved", config_.name));
   give_up();
 }
@@ -83,6 +105,7 @@ void Guest::resolve(bool here) {
         {Outcome::Kind::kMoved, 0, config_.name + " runs at " + moving_to_ + ", as resolved"});
   }
   Move::take_back(*machine_);
+  move_.reset();
   state_ = State::kRunning;
 }
 

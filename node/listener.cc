@@ -1,5 +1,6 @@
 #include "node/listener.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <netdb.h>
 #include <poll.h>
@@ -58,6 +59,11 @@ std::string Listener::address() const {
   const bool brackets = storage.ss_family == AF_INET6;
   return fmt::format("{}{}{}:{}", brackets ? "[" : "", host.data(), brackets ? "]" : "",
                      port.data());
+}
+
+sys::UniqueFd Listener::share() const {
+  return sys::UniqueFd(
+      sys::check(::fcntl(socket_.get(), F_DUPFD_CLOEXEC, 0), "share a listening socket"));
 }
 
 sys::UniqueFd Listener::accept(const sys::EventFd& stop) const {

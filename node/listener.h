@@ -22,6 +22,10 @@ class Listener {
   /// Blocks for one connection; an empty descriptor when `stop` was signalled instead.
   sys::UniqueFd accept(const sys::EventFd& stop) const;
 
+  /// Another descriptor of the listening socket, which goes on when this object ends. Throws
+  /// std::system_error.
+  sys::UniqueFd share() const;
+
   /// The listening socket, for a ControlServer; nothing else can be called after that.
   sys::UniqueFd take_socket() { return std::move(socket_); }
 

@@ -23,6 +23,13 @@ migration::SourceOptions source_options(const MoveRequest& request) {
   options.to = request.to;
   if (request.transport == "rdma") options.transport = migration::Transport::kRdma;
   if (request.transport == "tcp") options.transport = migration::Transport::kTcp;
+  if (request.mode == "postcopy") options.mode = migration::Mode::kPostCopy;
+  if (request.mode == "hybrid") options.mode = migration::Mode::kHybrid;
+  if (request.verify && request.mode != "precopy") {
+    throw BadRequest(
+        "verify compares all memory before the guest runs at the destination: only with the mode "
+        "precopy");
+  }
   options.downtime_limit_ms = static_cast<double>(request.downtime_limit_ms);
   options.max_bandwidth = request.max_bandwidth;
   options.timeout_ms = static_cast<double>(request.timeout_ms);
@@ -70,19 +77,35 @@ Move::Move(vmm::Machine& machine, const std::string& program, const std::vector<
 
 Move::~Move() = default;
 
-Move::End Move::run() {
-  const migration::Source::End end = impl_->source.run();
-  if (impl_->successor && end != migration::Source::End::kHere) impl_->successor->let_go();
+namespace {
+
+Move::End end_of(migration::Source::End end) {
   switch (end) {
     case migration::Source::End::kMoved:
-      return End::kMoved;
+      return Move::End::kMoved;
     case migration::Source::End::kHere:
-      return End::kHere;
+      return Move::End::kHere;
+    case migration::Source::End::kPaused:
+      return Move::End::kPaused;
     case migration::Source::End::kInDoubt:
       break;
   }
-  return End::kInDoubt;
+  return Move::End::kInDoubt;
 }
+
+}  // namespace
+
+Move::End Move::run() {
+  const migration::Source::End end = impl_->source.run();
+  if (impl_->successor && end != migration::Source::End::kHere) impl_->successor->let_go();
+  return end_of(end);
+}
+
+Move::End Move::resume() { return end_of(impl_->source.resume()); }
+
+bool Move::can_resume() const { return impl_->source.can_resume(); }
+
+bool Move::in_post_copy() const { return impl_->source.progress().phase == "postcopy"; }
 
 const std::string& Move::to() const { return impl_->to; }
 

@@ -14,7 +14,7 @@ namespace godwit::node {
 class Move {
  public:
   /// How a move left the guest.
-  enum class End { kMoved, kHere, kInDoubt };
+  enum class End { kMoved, kHere, kInDoubt, kPaused };
 
   /// `machine` must outlive it. Throws BadRequest when `request` cannot be meant.
   Move(vmm::Machine& machine, const MoveRequest& request);
@@ -28,6 +28,12 @@ class Move {
   /// Blocks until the move has ended, one way or another; never throws. The machine belongs to the
   /// calling thread until then. With kHere it is as it was before.
   End run();
+  /// After run() or this: goes on with a move whose link was lost in post-copy. As run().
+  End resume();
+  /// Whether resume() has a chance: the guest runs at the destination, or may.
+  bool can_resume() const;
+  /// The guest runs at the destination, and memory follows it. Any thread.
+  bool in_post_copy() const;
 
   /// Where the guest goes, in words.
   const std::string& to() const;

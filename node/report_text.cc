@@ -51,6 +51,10 @@ std::string downtime_line(const json& report) {
 std::string progress_text(const json& progress) {
   if (!progress.is_object()) return "-";
   const std::string phase = word(progress, "phase");
+  if (phase == "postcopy") {
+    return fmt::format("runs there, {} of its memory left",
+                       format_size(whole(progress, "remaining_bytes")));
+  }
   if (phase != "rounds") return phase.empty() ? "moving" : phase;
   std::string text = fmt::format("round {}, {} left, {}", whole(progress, "round"),
                                  format_size(whole(progress, "remaining_bytes")),
@@ -103,6 +107,12 @@ std::string report_text(const json& report) {
   text += fmt::format("  pages      {} sent, {} of them again; {} zero, {} never touched\n",
                       whole(pages, "sent"), whole(pages, "resent"), whole(pages, "zero"),
                       whole(pages, "hole"));
+  if (const json rest = part(report, "postcopy");
+      rest.is_object() && rest.value("used", json()) == true) {
+    text += fmt::format("  post-copy  {} followed in {}, {} pages were waited for\n",
+                        format_size(whole(rest, "missing_bytes")),
+                        format_time_ms(number(rest, "ms")), whole(rest, "asked_pages"));
+  }
   const json throttle = part(report, "throttle");
   if (const std::uint64_t percent = whole(throttle, "percent"); percent > 0) {
     text += fmt::format("  throttle   by up to {} %, for {}\n", percent,

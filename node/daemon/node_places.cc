@@ -163,7 +163,7 @@ void Node::release(const std::string& reservation) {
 
 /// A place that is kept: its guest has come, or will not.
 void Node::settle_reservation(ManagedGuest& guest, double now) {
-  if (guest.state == "running") {
+  if (guest.state == "running" || guest.state.starts_with("postcopy")) {
     guest.reserved = false;
     guest.last_move = last_arrival_ = now;
     guest.counters = nullptr;

@@ -93,6 +93,7 @@ std::vector<std::uint64_t> different_pages(memory::GuestMemory& a, memory::Guest
 
 struct Moved {
   std::unique_ptr<vmm::Machine> machine;  // null: the destination refused
+  std::unique_ptr<PostCopy> post_copy;
   std::string why;
   Source::End end = Source::End::kHere;
   Report report;
@@ -104,7 +105,7 @@ Moved move(vmm::Machine& machine, const vmm::ConsoleSink& console, SourceOptions
   auto [listener, name] = testing::listen_on(address());
   options.to = name;
   options.transport = kTransport;
-  options.verify = true;
+  options.verify = options.mode == Mode::kPreCopy;
   Moved moved;
   auto arriving = std::async(std::launch::async, [&, &from = listener] {
     Destination destination(testing::accept_from(from),
@@ -115,15 +116,30 @@ Moved move(vmm::Machine& machine, const vmm::ConsoleSink& console, SourceOptions
                              }});
     try {
       moved.machine = destination.run();
+      moved.post_copy = destination.take_post_copy();
     } catch (const std::exception& error) {
       moved.why = error.what();
     }
   });
   Source source(machine, options);
-  moved.end = source.run();
+  // In a thread of its own, which a completed move puts into the background for good.
+  moved.end = std::async(std::launch::async, [&] { return source.run(); }).get();
   moved.report = source.report();
   arriving.get();
   return moved;
+}
+
+/// Ends what was left of the move, and proves that its guest has all of its memory.
+void expect_all_there(Moved& moved, const Console& console) {
+  ASSERT_NE(moved.machine, nullptr);
+  const std::size_t before = console.text().size();
+  EXPECT_TRUE(console.wait_for("tick ", before)) << console.text();
+  ASSERT_NE(moved.post_copy, nullptr);
+  EXPECT_EQ(moved.post_copy->complaint(), "");
+  moved.post_copy.reset();
+  moved.machine->console_input(std::as_bytes(std::span("v", 1)));
+  EXPECT_TRUE(console.wait_for("verified", before)) << console.text();
+  EXPECT_EQ(console.text().find("CORRUPT"), std::string::npos) << console.text();
 }
 
 class MoveTest : public ::testing::TestWithParam<unsigned> {};
@@ -406,6 +422,53 @@ TEST(Move, AGuestThatDirtiesFasterThanTheLinkCarriesMovesOnceItIsThrottled) {
   ASSERT_NE(moved.machine, nullptr);
   EXPECT_TRUE(console.wait_for("tick ", console.text().size()));
   EXPECT_EQ(console.text().find("CORRUPT"), std::string::npos);
+}
+
+TEST(Move, ByPostCopyAGuestRunsFirstAndItsMemoryFollows) {
+  Console console;
+  vmm::MachineConfig config = pattern_guest(2);
+  config.command_line = "mib=1";
+  auto machine = std::make_unique<vmm::Machine>(config, console.sink());
+  machine->boot();
+  machine->resume();
+  ASSERT_TRUE(console.wait_for("tick 3")) << console.text();
+  for (int i = 0; i < 2; ++i) {
+    SourceOptions options;
+    options.mode = Mode::kPostCopy;
+    Moved moved = move(*machine, console.sink(), options);
+    ASSERT_EQ(moved.end, Source::End::kMoved) << moved.report.reason << " / " << moved.why;
+    EXPECT_TRUE(moved.report.rounds.empty());
+    EXPECT_TRUE(moved.report.postcopy.used);
+    EXPECT_GT(moved.report.postcopy.missing_bytes, 0u);
+    expect_all_there(moved, console);
+    machine = std::move(moved.machine);
+  }
+}
+
+TEST(Move, AGuestThatDirtiesFasterThanTheLinkCarriesMovesByHybridAndNotByPreCopy) {
+  Console console;
+  vmm::MachineConfig config = pattern_guest(1);
+  config.command_line = "mib=1";
+  vmm::Machine machine(config, console.sink());
+  machine.boot();
+  machine.resume();
+  ASSERT_TRUE(console.wait_for("tick 10"));
+  SourceOptions options;
+  options.max_bandwidth = 8'000'000;  // all that it writes takes 1.05 s
+  options.downtime_limit_ms = 20;
+  options.timeout_ms = 3000;
+  const Moved not_moved = move(machine, console.sink(), options);
+  EXPECT_EQ(not_moved.end, Source::End::kHere);
+  EXPECT_EQ(not_moved.report.status, "failed");
+  options.mode = Mode::kHybrid;
+  options.timeout_ms = 20'000;
+  const auto start = std::chrono::steady_clock::now();
+  Moved moved = move(machine, console.sink(), options);
+  ASSERT_EQ(moved.end, Source::End::kMoved) << moved.report.reason << " / " << moved.why;
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 10s);
+  EXPECT_TRUE(moved.report.postcopy.used);
+  EXPECT_LE(moved.report.rounds.size(), 3u);
+  expect_all_there(moved, console);
 }
 
 TEST(Move, CancelledItGoesOnWhereItWas) {

@@ -45,6 +45,10 @@ class FakeGuest : public GuestControl {
     last_request = request;
     last_done = std::move(done);
   }
+  void resume_migration(MoveDone done) override {
+    note("resume migration");
+    done({{"status", "completed"}});
+  }
   void snapshot(const SnapshotRequest& request, MoveDone done) override {
     note((request.stop ? "snapshot and stop " : "snapshot ") + request.directory);
     const std::lock_guard lock(mutex);

@@ -39,6 +39,12 @@ Move::End Move::run() {
   }
   return world().move_end.value_or(End::kHere);
 }
+Move::End Move::resume() {
+  world().note("move resumed");
+  return End::kMoved;
+}
+bool Move::can_resume() const { return world().move_end == End::kPaused; }
+bool Move::in_post_copy() const { return false; }
 void Move::cancel() {
   const std::lock_guard lock(world().mutex);
   world().move_cancelled = true;

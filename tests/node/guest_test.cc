@@ -264,6 +264,23 @@ TEST_F(GuestTest, StaysStoppedInDoubtUntilResolvedHere) {
   outcome();
 }
 
+TEST_F(GuestTest, AMoveThatIsPausedInPostCopyIsResumedAndNothingElse) {
+  start();
+  EXPECT_THROW(guest_->resume_migration([](const json&) {}), Conflict);
+  migrate();
+  world().move_ends(Move::End::kPaused);
+  EXPECT_TRUE(move_reported());
+  EXPECT_EQ(state(), "postcopy-paused");
+  EXPECT_THROW(guest_->resume(), Conflict);
+  EXPECT_THROW(guest_->resolve(true), Conflict);
+  EXPECT_THROW(guest_->cancel_migration(), Conflict);
+  EXPECT_THROW(guest_->migrate({.to = "c:7000"}, [](const json&) {}), Conflict);
+  report_ = {};
+  guest_->resume_migration([this](const json& report) { report_.set_value(report); });
+  EXPECT_TRUE(move_reported());
+  EXPECT_EQ(outcome().kind, Outcome::Kind::kMoved);
+}
+
 TEST_F(GuestTest, LocksItsDisksAgainBeforeItResumesFromAMoveThatStrandedIt) {
   start();
   world().strands = true;

@@ -1,0 +1,126 @@
+// Source's way to the destination: at first, and back after a lost link in post-copy.
+#include <utility>
+
+#include "migration/rdma_channel.h"
+#include "migration/shared_channel.h"
+#include "migration/source.h"
+#include "migration/tcp_channel.h"
+
+namespace godwit::migration {
+
+using memory::PageRange;
+using std::chrono::milliseconds;
+
+namespace {
+constexpr milliseconds kConnectTimeout{5000};
+constexpr int kSetUpTimeoutMs = 20000;  // the destination builds a machine
+constexpr milliseconds kComebackTimeout{10'000};
+}  // namespace
+
+void Source::connect() {
+  auto wire = std::make_unique<Wire>(shared_ram_ ? Wire(std::move(successor_))
+                                                 : Wire::connect(options_.to, kConnectTimeout));
+  {
+    const std::lock_guard lock(mutex_);
+    wire_ = std::move(wire);
+  }
+  stop_if_cancelled();
+  if (options_.timeout_ms > 0) {
+    wire_->set_deadline(
+        began_ + std::chrono::microseconds(static_cast<std::int64_t>(options_.timeout_ms * 1000)));
+  }
+  set_phase("preparing");
+  wire_->greet();
+  choose_transport(*wire_);
+  report_.transport = channel_->name();
+  wire_->send_json(MessageKind::kBegin, encode(Begin{report_.transport}));
+  report_.setup_ms = elapsed_ms();
+  const std::lock_guard lock(mutex_);
+  progress_.transport = report_.transport;
+}
+
+// Says hello, and takes RDMA when both ends have it and it answers; else TCP, saying why.
+void Source::choose_transport(Wire& wire) {
+  memory::GuestMemory& memory = machine_.memory();
+  Hello hello{
+      machine_.config(), machine_.requirements(), 0, false, {}, options_.mode != Mode::kPreCopy};
+  for (const PageRange& range : memory.populated({0, memory.pages()}))
+    hello.data_bytes += range.bytes();
+  std::unique_ptr<RdmaEndpoint> endpoint;
+  std::string why_not;
+  if (shared_ram_) {
+    why_not = "the same host";
+  } else if (options_.transport == Transport::kTcp) {
+    why_not = "asked for";
+  } else {
+    try {
+      require_memlock(hello.data_bytes);
+      endpoint = std::make_unique<RdmaEndpoint>(wire.fd(), false);
+      hello.rdma = true;
+      hello.rdma_address = endpoint->address();
+    } catch (const RdmaError& error) {
+      why_not = std::string("here ") + error.what();
+    }
+  }
+  if (!shared_ram_ && options_.transport == Transport::kRdma && !endpoint)
+    throw ChannelError("no RDMA: " + why_not);
+  wire.send_json(MessageKind::kHello, encode(hello));
+  const Accept accept = decode_accept(expect(MessageKind::kAccept, kSetUpTimeoutMs).payload);
+  token_ = accept.token;
+  if (shared_ram_) {
+    channel_ = std::make_unique<SharedChannel>(wire);
+    report_.transport_reason = "both ends have the same memory";
+    return;
+  }
+  if (endpoint && !accept.rdma) {
+    why_not = "at the destination " + accept.rdma_reason;
+  } else if (endpoint) {
+    try {
+      endpoint->connect(accept.rdma_address);
+      auto channel =
+          std::make_unique<RdmaChannel>(wire, memory, Role::kSource, std::move(endpoint));
+      channel->probe();
+      channel_ = std::move(channel);
+      report_.transport_reason = "both ends reach each other by RDMA";
+      return;
+    } catch (const std::exception& error) {
+      stop_if_cancelled();
+      why_not = error.what();
+    }
+  }
+  if (options_.transport == Transport::kRdma) throw ChannelError("no RDMA: " + why_not);
+  report_.transport_reason =
+      options_.transport == Transport::kTcp ? why_not : "no RDMA: " + why_not;
+  channel_ = std::make_unique<TcpChannel>(wire, memory, Role::kSource);
+}
+
+// Whether it was in doubt or not: a destination that knows the token has the guest.
+void Source::reconnect() {
+  set_phase("reconnecting");
+  auto wire = std::make_unique<Wire>(Wire::connect(options_.to, kConnectTimeout));
+  {
+    const std::lock_guard lock(mutex_);
+    wire_ = std::move(wire);
+  }
+  wire_->set_deadline(Clock::now() + kComebackTimeout);
+  wire_->greet();
+  wire_->send_json(MessageKind::kResume, encode(Resume{token_, false, {}}));
+  const auto receive = [&](MessageKind kind) {
+    const FrameHeader header = wire_->receive_header(-1);
+    const auto payload = wire_->receive_payload(header);
+    if (header.kind == MessageKind::kRefuse) {
+      throw ChannelError("the destination refused: " + decode_reason(payload));
+    }
+    if (header.kind != kind) {
+      throw ChannelError(std::string("the peer sent ") + kind_name(header.kind) + ", " +
+                         kind_name(kind) + " was due");
+    }
+    return payload;
+  };
+  decode_accept(receive(MessageKind::kAccept));
+  server_->set_missing(decode_missing(receive(MessageKind::kMissing), machine_.memory().pages()));
+  runs_there_ = true;
+  wire_->set_deadline(std::nullopt);
+}
+
+}  // namespace godwit::migration

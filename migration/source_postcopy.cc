@@ -1,0 +1,90 @@
+// Source's part once the guest runs at the destination without all of its memory, or is about to.
+#include <algorithm>
+#include <chrono>
+
+#include "migration/page_server.h"
+#include "migration/source.h"
+
+namespace godwit::migration {
+
+using memory::kPageSize;
+using memory::PageBitmap;
+using memory::PageRange;
+
+// In the place of the last round: what the rounds have left, all of it where there were none.
+void Source::leave_rest(std::span<const std::byte> state) {
+  const auto start = Clock::now();
+  memory::GuestMemory& memory = machine_.memory();
+  PageBitmap missing(memory.pages());
+  if (report_.rounds.empty()) {
+    for (const PageRange& range : memory.populated({0, memory.pages()})) missing.set(range);
+    report_.pages.hole = memory.pages() - missing.count();
+  } else {
+    machine_.dirty_log().collect(missing);
+  }
+  report_.postcopy.used = true;
+  report_.postcopy.missing_bytes = missing.count() * kPageSize;
+  channel_->send(MessageKind::kMissing, std::as_bytes(missing.words()));
+  channel_->send(MessageKind::kState, state);
+  server_ = std::make_unique<PageServer>(memory, std::move(missing), options_.max_bandwidth);
+  report_.last_round_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+// Until the last page is there, nothing here is given up: only this end has what is missing.
+void Source::serve_rest() {
+  const auto start = Clock::now();
+  const double before_ms = report_.postcopy.ms;
+  {
+    const std::lock_guard lock(mutex_);
+    progress_.phase = "postcopy";
+    progress_.total_bytes = report_.postcopy.missing_bytes;
+  }
+  const std::uint64_t sent_before = server_->sent();
+  const std::uint64_t zero_before = server_->zero();
+  const auto take_stock = [&] {
+    report_.postcopy.ms =
+        before_ms + std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+    report_.postcopy.asked = server_->asked();
+  };
+  server_->on_progress([this] {
+    const std::lock_guard lock(mutex_);
+    progress_.remaining_bytes = server_->left() * kPageSize;
+  });
+  const auto count = [&] {
+    take_stock();
+    report_.pages.sent += server_->sent() - sent_before;
+    report_.pages.zero += server_->zero() - zero_before;
+    report_.ram_bytes += (server_->sent() - sent_before) * kPageSize;
+  };
+  try {
+    for (;;) {
+      const Message message = server_->serve(*wire_, true, -1);
+      if (message.kind == MessageKind::kArrived) break;
+      if (message.kind == MessageKind::kRunning) continue;  // it was said before the link was lost
+      throw ChannelError(std::string("the peer sent ") + kind_name(message.kind) + " out of turn");
+    }
+  } catch (...) {
+    count();
+    throw;
+  }
+  count();
+  try {
+    wire_->send({.kind = MessageKind::kArrived});
+  } catch (const ChannelError&) {
+    // It has everything, and finds out by itself that nobody is left here.
+  }
+}
+
+Source::End Source::resume() {
+  const memory::GuestMemory::Hold hold(machine_.memory());
+  std::exception_ptr error;
+  try {
+    reconnect();
+    serve_rest();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  return finish(error);
+}
+
+}  // namespace godwit::migration
