@@ -38,10 +38,10 @@ std::span<std::byte> MissingPages::landing(const PageRange& range) const {
 }
 
 std::vector<PageRange> MissingPages::take_faults() {
-  std::byte* const base = guest_bytes({0, memory_.pages()}).data();
+  const auto base = reinterpret_cast<std::uint64_t>(guest_bytes({0, memory_.pages()}).data());
   std::vector<PageRange> wanted;
   while (const auto fault = user_fault_.next()) {
-    const PageRange page{static_cast<std::uint64_t>(fault->page - base) / kPageSize, 1};
+    const PageRange page{(fault->address - base) / kPageSize, 1};
     if (!missing_.test(page.first)) {
       if (fault->minor) {
         user_fault_.map(guest_bytes(page));

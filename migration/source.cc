@@ -80,7 +80,7 @@ Source::End Source::run() {
   return end;
 }
 
-Source::End Source::finish(std::exception_ptr error) {
+Source::End Source::finish(const std::exception_ptr& error) {
   report_.status = "completed";
   report_.reason.clear();
   try {

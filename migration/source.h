@@ -84,7 +84,7 @@ class Source {
   void leave_rest(std::span<const std::byte> state);
   void serve_rest();
   void reconnect();
-  End finish(std::exception_ptr error);
+  End finish(const std::exception_ptr& error);
   void commit();
   Message expect(MessageKind kind, int timeout_ms);
   void roll_back() noexcept;

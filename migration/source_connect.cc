@@ -107,7 +107,7 @@ void Source::reconnect() {
   wire_->send_json(MessageKind::kResume, encode(Resume{token_, false, {}}));
   const auto receive = [&](MessageKind kind) {
     const FrameHeader header = wire_->receive_header(-1);
-    const auto payload = wire_->receive_payload(header);
+    auto payload = wire_->receive_payload(header);
     if (header.kind == MessageKind::kRefuse) {
       throw ChannelError("the destination refused: " + decode_reason(payload));
     }

@@ -55,6 +55,18 @@ Bytes pages() {
   return bytes;
 }
 
+Bytes post_copy() {
+  Bytes bytes = {0};
+  frame(bytes, MessageKind::kMissing, std::string(kPages / 8, 'm'));
+  const std::uint64_t offer[] = {3, 9, 4096, 1, 20, 100, 65536, 2};
+  frame(bytes, MessageKind::kOffer, {reinterpret_cast<const char*>(offer), sizeof offer});
+  frame(bytes, MessageKind::kFetch, {reinterpret_cast<const char*>(offer), 16});
+  frame(bytes, MessageKind::kResume, encode(Resume{"0123456789abcdef", false, {}}));
+  frame(bytes, MessageKind::kLeft, "12345678");
+  frame(bytes, MessageKind::kArrived, "");
+  return bytes;
+}
+
 /// What a message says, as the two ends read it.
 void read(const Message& message, const memory::GuestMemory& memory) {
   switch (message.kind) {
@@ -70,6 +82,16 @@ void read(const Message& message, const memory::GuestMemory& memory) {
     case MessageKind::kRunning:
       decode_running(message.payload);
       break;
+    case MessageKind::kMissing:
+      decode_missing(message.payload, memory.pages());
+      break;
+    case MessageKind::kOffer:
+      decode_offer(message.payload, memory.pages());
+      break;
+    case MessageKind::kResume:
+      decode_resume(message.payload);
+      break;
+    case MessageKind::kFetch:
     case MessageKind::kRegister:
       decode_ranges(message.payload, memory.pages(), kMaxRangesInFrame);
       break;
@@ -81,7 +103,7 @@ void read(const Message& message, const memory::GuestMemory& memory) {
 
 }  // namespace
 
-std::vector<Bytes> fuzz_seeds() { return {hello(), pages()}; }
+std::vector<Bytes> fuzz_seeds() { return {hello(), pages(), post_copy()}; }
 
 }  // namespace godwit::fuzz
 

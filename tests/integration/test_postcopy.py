@@ -120,13 +120,14 @@ class PostCopyTest(Case):
     def test_what_needs_all_of_its_memory_is_refused_until_it_is_there(self):
         mover = self.migrate("--mode", "postcopy")
         self.in_post_copy()
-        for words in (("pause",), ("migrate", "--to", "127.0.0.1:9"), ("snapshot", self.folder / "s")):
-            status, _, err = self.godwit(words[0], self.destination.api, *words[1:])
-            self.assertEqual(status, 1, words)
-            self.assertIn("of its memory are still to come", err)
-        status, _, err = self.godwit("cancel", self.source.api)
-        self.assertEqual(status, 1)
-        self.assertIn("too late to cancel", err)
+        status, answer = self.source.request("DELETE", "/v1/migration")
+        self.assertEqual(status, 409)
+        self.assertIn("too late to cancel", answer["error"])
+        for method, path, body in (("PUT", "/v1/pause", None), ("POST", "/v1/migrate", {"to": "127.0.0.1:9"}),
+                                   ("POST", "/v1/snapshot", {"directory": str(self.folder / "s")})):
+            status, answer = self.destination.request(method, path, body)
+            self.assertEqual(status, 409, path)
+            self.assertIn("of its memory are still to come", answer["error"])
         self.assertEqual(mover.wait(30), 0, mover.err.text())
         self.all_there()
 

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <vector>
+
 namespace godwit::migration {
 namespace {
 
@@ -104,6 +106,24 @@ TEST(Convergence, ThrottlesStepByStepOnlyWhereItIsAllowedAndNeeded) {
   const auto better = rounds_with(1000, 500);
   now.rounds = better;
   EXPECT_EQ(decide(now).throttle, 50u) << "it is not released before the end";
+}
+
+TEST(Convergence, WhatDoesNotConvergeGoesByPostCopyWhereItMay) {
+  RoundFacts now = facts();
+  const std::vector<Round> hopeless = {{1000, 4'096'000, 100, 900}};
+  now.rounds = hopeless;
+  EXPECT_EQ(decide(now).action, Action::kGoOn);
+  now.may_post_copy = true;
+  EXPECT_EQ(decide(now).action, Action::kPostCopy) << "after the first round";
+  now.max_throttle = 40;
+  EXPECT_EQ(decide(now).action, Action::kGoOn) << "it may be throttled first";
+  now.throttled = 40;
+  EXPECT_EQ(decide(now).action, Action::kPostCopy);
+  const std::vector<Round> good = {{1000, 4'096'000, 100, 500}, {500, 2'048'000, 50, 200}};
+  now.rounds = good;
+  EXPECT_EQ(decide(now).action, Action::kGoOn);
+  now.dirty_bytes = 0;
+  EXPECT_EQ(decide(now).action, Action::kSwitchOver);
 }
 
 TEST(Convergence, AnUnknownRateIsNoReasonToSwitchOver) {

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <random>
+#include <utility>
 
 namespace godwit::migration {
 namespace {
@@ -129,6 +130,40 @@ TEST(Protocol, PageRangesMustLieInsideRamInOrder) {
   EXPECT_THROW(decode({{1, 1}, {3, 1}, {5, 1}, {7, 1}, {9, 1}}), ChannelError);
   const std::vector<PageRange> one = {{0, 1}};
   EXPECT_THROW(decode_ranges(std::as_bytes(std::span(one)).first(15), 100, 4), ChannelError);
+}
+
+TEST(Protocol, WhatIsMissingMustBeABitmapOfJustTheGuestsRam) {
+  memory::PageBitmap missing(100);
+  missing.set({3, 5});
+  missing.set({99, 1});
+  const auto bytes = std::as_bytes(std::as_const(missing).words());
+  EXPECT_EQ(decode_missing(bytes, 100).ranges(), missing.ranges());
+  EXPECT_THROW(decode_missing(bytes, 99), ChannelError) << "page 99 is outside";
+  EXPECT_THROW(decode_missing(bytes, 129), ChannelError);
+  EXPECT_THROW(decode_missing(bytes.first(8), 100), ChannelError);
+  EXPECT_THROW(decode_missing({}, 100), ChannelError);
+}
+
+TEST(Protocol, WhatIsOfferedMustLieInsideRamInOrder) {
+  const auto decode = [](std::vector<OfferedExtent> offered) {
+    return decode_offer(std::as_bytes(std::span(offered)), 100);
+  };
+  EXPECT_EQ(decode({{{0, 10}, {1, 2, 0}}, {{10, 90}, {3, 4, 0}}}).size(), 2u);
+  EXPECT_EQ(decode({}).size(), 0u);
+  EXPECT_THROW(decode({{{0, 0}, {}}}), ChannelError);
+  EXPECT_THROW(decode({{{0, 101}, {}}}), ChannelError);
+  EXPECT_THROW(decode({{{100, 1}, {}}}), ChannelError);
+  EXPECT_THROW(decode({{{1, UINT64_MAX}, {}}}), ChannelError);
+  EXPECT_THROW(decode({{{5, 5}, {}}, {{9, 1}, {}}}), ChannelError);
+}
+
+TEST(Protocol, AResumeSurvivesTheWireAndItsTokenHasABound) {
+  const auto decode = [](const std::string& text) {
+    return decode_resume(std::as_bytes(std::span(text)));
+  };
+  EXPECT_EQ(decode(encode(Resume{"secret", false, {}})).token, "secret");
+  EXPECT_THROW(decode(encode(Resume{std::string(65, 'x'), false, {}})), ChannelError);
+  EXPECT_THROW(decode("{}"), ChannelError);
 }
 
 TEST(Protocol, AReasonFromAPeerCannotPlayWithTheTerminal) {

@@ -70,8 +70,7 @@ std::optional<UserFault::Fault> UserFault::next() const {
   uffd_msg message{};
   while (::read(fd_.get(), &message, sizeof message) == ssize_t{sizeof message}) {
     if (message.event != UFFD_EVENT_PAGEFAULT) continue;
-    const auto address = message.arg.pagefault.address & ~std::uint64_t{kPage - 1};
-    return Fault{reinterpret_cast<std::byte*>(address),
+    return Fault{message.arg.pagefault.address & ~std::uint64_t{kPage - 1},
                  (message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR) != 0};
   }
   return std::nullopt;

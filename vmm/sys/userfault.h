@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
@@ -15,8 +16,8 @@ namespace godwit::sys {
 class UserFault {
  public:
   struct Fault {
-    std::byte* page;  // its first byte
-    bool minor;       // the file has the page
+    std::uint64_t address;  // of its page's first byte
+    bool minor;             // the file has the page
   };
 
   /// Throws std::runtime_error saying what to do where the kernel or its administrator has none.
