@@ -98,6 +98,7 @@ void Destination::prepare() {
     throw ChannelError(why);
   }
   options_.admit(hello.machine);
+  max_bandwidth_ = hello.max_bandwidth;
   const bool shared_ram = static_cast<bool>(options_.ram);
   Accept accept;
   if (hello.postcopy) {
@@ -116,7 +117,7 @@ void Destination::prepare() {
   if (hello.rdma) {
     try {
       require_memlock(hello.data_bytes);
-      endpoint = std::make_unique<RdmaEndpoint>(wire_.fd(), true);
+      endpoint = std::make_unique<RdmaEndpoint>(wire_.fd(), PeerMay::kWrite);
       endpoint->connect(hello.rdma_address);
       accept.rdma = true;
       accept.rdma_address = endpoint->address();
@@ -141,8 +142,10 @@ void Destination::prepare() {
     channel_ = std::make_unique<SharedChannel>(wire_);
   } else if (transport_ == "rdma") {
     if (!endpoint) throw ChannelError("the peer began by RDMA, which was not agreed");
-    channel_ = std::make_unique<RdmaChannel>(wire_, machine_->memory(), Role::kDestination,
-                                             std::move(endpoint));
+    auto channel = std::make_unique<RdmaChannel>(wire_, machine_->memory(), Role::kDestination,
+                                                 std::move(endpoint));
+    rdma_ = channel.get();
+    channel_ = std::move(channel);
   } else {
     channel_ = std::make_unique<TcpChannel>(wire_, machine_->memory(), Role::kDestination);
   }
@@ -161,9 +164,10 @@ void Destination::take_guest() {
   std::optional<PreFault> pre_fault(*machine_);
   Message state = next();
   pre_fault->stop();
-  if (state.kind == MessageKind::kMissing && !token_.empty()) {
+  const bool post_copy = state.kind == MessageKind::kMissing || state.kind == MessageKind::kOffer;
+  if (post_copy && !token_.empty()) {
     pre_fault.reset();
-    return take_guest_without_its_memory(state);
+    return take_guest_without_its_memory(std::move(state));
   }
   if (state.kind == MessageKind::kVerify) {
     require_same_memory(machine_->memory(), state.payload);
@@ -196,18 +200,32 @@ void Destination::take_guest() {
 }
 
 // Restoring the state needs some of the memory, too: so pages are served from here on.
-void Destination::take_guest_without_its_memory(const Message& missing) {
+void Destination::take_guest_without_its_memory(Message missing) {
+  PostCopy::Offer offer;
+  if (missing.kind == MessageKind::kOffer && rdma_ != nullptr) {
+    offer.extents = decode_offer(missing.payload, machine_->memory().pages());
+    missing = next();
+  }
+  if (missing.kind != MessageKind::kMissing) {
+    throw ChannelError(fmt::format("the peer sent {}, Missing was due", kind_name(missing.kind)));
+  }
   memory::PageBitmap pages = decode_missing(missing.payload, machine_->memory().pages());
   const Message state = next();
   if (state.kind != MessageKind::kState) {
     throw ChannelError(fmt::format("the peer sent {}, State was due", kind_name(state.kind)));
   }
-  channel_->seal();
+  if (!offer.extents.empty()) {
+    offer.endpoint = rdma_->take_endpoint();
+    offer.bits_per_second = max_bandwidth_;
+  } else {
+    channel_->seal();
+  }
   channel_.reset();
   {
     const std::lock_guard lock(mutex_);
     post_copy_ = std::make_unique<PostCopy>(std::move(wire_), machine_->memory(), std::move(pages),
-                                            Comeback{std::move(options_.listener), token_});
+                                            Comeback{std::move(options_.listener), token_},
+                                            std::move(offer));
   }
   machine_->restore(state.payload);
   machine_->lock_disks();

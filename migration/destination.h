@@ -15,6 +15,8 @@
 
 namespace godwit::migration {
 
+class RdmaChannel;
+
 struct DestinationOptions {
   /// Called with what the guest is to be before anything is built: may change its name, and throws
   /// to refuse it (what() is told to the peer).
@@ -57,7 +59,7 @@ class Destination {
  private:
   void prepare();
   void take_guest();
-  void take_guest_without_its_memory(const Message& missing);
+  void take_guest_without_its_memory(Message missing);
   void refuse(const char* why) noexcept;
   Running running_since(std::chrono::steady_clock::time_point start) const;
   Message next();
@@ -69,6 +71,8 @@ class Destination {
   std::unique_ptr<PostCopy> post_copy_;  // after machine_: it goes first
   std::string token_;                    // of a source that may go over to post-copy; else empty
   std::unique_ptr<Channel> channel_;
+  RdmaChannel* rdma_ = nullptr;  // channel_, where it goes by that
+  std::uint64_t max_bandwidth_ = 0;
   std::string transport_;
   double cpu_before_ms_ = 0;
   bool resuming_ = false;

@@ -30,8 +30,8 @@ class PageServer {
     missing_ = std::move(missing);
     left_ = missing_.count();
   }
-  /// No longer sends by itself: the destination takes its pages by RDMA.
-  void stop_pushing() { pushes_ = false; }
+  /// Whether to send by itself: not where the destination takes its pages by RDMA.
+  void set_pushing(bool on) { pushes_ = on; }
 
   std::uint64_t left() const { return left_; }    // pages that the destination has not got
   std::uint64_t asked() const { return asked_; }  // pages, as far as they were still missing

@@ -25,12 +25,13 @@ namespace {
 constexpr milliseconds kPatience{3000};         // with bytes that nobody acknowledges
 constexpr milliseconds kComebackTimeout{2000};  // for a source that comes back to say who it is
 constexpr milliseconds kCommitTimeout{30'000};
+constexpr milliseconds kTellLeft{100};  // how often the source hears how much is left
 constexpr int kConfirmTimeoutMs = 10'000;
 constexpr milliseconds kConfirmPatience{
     600'000};  // for a source that does not know that all is here
 
 /// Readable as soon as one of them is.
-sys::UniqueFd any_of(const std::array<int, 3>& fds) {
+sys::UniqueFd any_of(const std::array<int, 4>& fds) {
   sys::UniqueFd all(sys::check(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1"));
   for (const int fd : fds) {
     epoll_event event{EPOLLIN, {}};
@@ -43,13 +44,18 @@ class Stopped : public std::exception {};
 
 }  // namespace
 
-PostCopy::PostCopy(Wire wire, memory::GuestMemory& memory, PageBitmap missing, Comeback comeback)
+PostCopy::PostCopy(Wire wire, memory::GuestMemory& memory, PageBitmap missing, Comeback comeback,
+                   Offer offer)
     : wire_(std::make_unique<Wire>(std::move(wire))),
       pages_(memory, std::move(missing)),
       ram_pages_(memory.pages()),
       comeback_(std::move(comeback)) {
   wire_->set_deadline(std::nullopt);
   wire_->set_patience(kPatience);
+  if (offer.endpoint) {
+    fetcher_ = std::make_unique<RdmaFetcher>(std::move(offer.endpoint), pages_,
+                                             std::move(offer.extents), offer.bits_per_second);
+  }
   thread_ = std::thread([this] { follow(); });
 }
 
@@ -112,7 +118,8 @@ void PostCopy::follow() {
 }
 
 void PostCopy::serve() {
-  const sys::UniqueFd any = any_of({pages_.fd(), wire_->fd(), wake_.fd()});
+  const sys::UniqueFd any =
+      any_of({pages_.fd(), wire_->fd(), wake_.fd(), fetcher_ ? fetcher_->event_fd() : -1});
   for (;;) {
     const bool stop = take_news();
     if (stop) throw Stopped();
@@ -120,10 +127,23 @@ void PostCopy::serve() {
     if (pages_.left() == 0 && committed_) return say_arrived();
     if (wire_->frame_waiting()) {
       take_frame();
-    } else {
-      wire_->wait_for(any.get(), -1);
+    } else if (!fetch()) {
+      wire_->wait_for(any.get(), fetcher_ ? fetcher_->next_step_ms() : -1);
     }
   }
+}
+
+// By RDMA, where it goes by that; false when an event is to be waited for.
+bool PostCopy::fetch() {
+  if (!fetcher_) return false;
+  if (const auto now = Wire::Clock::now(); now - last_left_ > kTellLeft) {
+    last_left_ = now;
+    const std::uint64_t left = pages_.left();
+    wire_->send({.kind = MessageKind::kLeft}, std::as_bytes(std::span(&left, 1)));
+  }
+  if (fetcher_->step()) return true;
+  fetcher_->arm();
+  return fetcher_->step();
 }
 
 // Sends what is to be said; true when this is to end, which the source then knows, too.
@@ -148,6 +168,7 @@ void PostCopy::ask(const std::vector<PageRange>& wanted) {
   std::vector<PageRange> sorted = wanted;
   std::sort(sorted.begin(), sorted.end(),
             [](const PageRange& a, const PageRange& b) { return a.first < b.first; });
+  if (fetcher_) return fetcher_->want(sorted);
   for (std::span<const PageRange> rest = sorted; !rest.empty();) {
     const auto some = rest.first(std::min<std::size_t>(rest.size(), kMaxRangesInFrame));
     wire_->send({.kind = MessageKind::kFetch}, std::as_bytes(some));
@@ -207,6 +228,7 @@ void PostCopy::say_arrived() {
 
 /// The connection is gone. False when that is the end: the guest was not committed.
 bool PostCopy::lose(const std::string& why) {
+  fetcher_.reset();
   const std::lock_guard lock(mutex_);
   wire_.reset();
   if (!committed_) {

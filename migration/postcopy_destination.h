@@ -17,6 +17,7 @@
 
 #include "migration/missing_pages.h"
 #include "migration/protocol.h"
+#include "migration/rdma_fetcher.h"
 #include "migration/wire.h"
 #include "vmm/memory/guest_memory.h"
 #include "vmm/sys/event_fd.h"
@@ -40,9 +41,17 @@ class PostCopy {
     std::uint64_t faults = 0;  // that had to wait for the source
   };
 
+  /// Pages that the source's RAM is READ for by RDMA.
+  struct Offer {
+    std::unique_ptr<RdmaEndpoint> endpoint;  // null: they come over the wire
+    std::vector<OfferedExtent> extents;
+    std::uint64_t bits_per_second = 0;  // 0: no limit
+  };
+
   /// Takes over what goes on over `wire`. `memory` must outlive it. Throws what MissingPages
   /// throws.
-  PostCopy(Wire wire, memory::GuestMemory& memory, memory::PageBitmap missing, Comeback comeback);
+  PostCopy(Wire wire, memory::GuestMemory& memory, memory::PageBitmap missing, Comeback comeback,
+           Offer offer);
   ~PostCopy();
   PostCopy(const PostCopy&) = delete;
   PostCopy& operator=(const PostCopy&) = delete;
@@ -61,6 +70,7 @@ class PostCopy {
   void follow();
   void serve();
   bool take_news();
+  bool fetch();
   void ask(const std::vector<memory::PageRange>& wanted);
   void take_frame();
   void take_pages(const FrameHeader& header);
@@ -80,6 +90,8 @@ class PostCopy {
 
   MissingPages pages_;
   const std::uint64_t ram_pages_;
+  std::unique_ptr<RdmaFetcher> fetcher_;  // until the link is lost: then the rest goes by the wire
+  Wire::Clock::time_point last_left_;
   Comeback comeback_;
   sys::EventFd wake_;  // something in the outbox, or stop_
   std::atomic<bool> stop_ = false;

@@ -238,7 +238,8 @@ std::string encode(const Hello& hello) {
   json body = {{"machine", to_json(hello.machine)},
                {"requirements", hello.requirements},
                {"data_bytes", hello.data_bytes},
-               {"postcopy", hello.postcopy}};
+               {"postcopy", hello.postcopy},
+               {"max_bandwidth", hello.max_bandwidth}};
   if (hello.rdma) body["rdma"] = to_json(hello.rdma_address);
   return body.dump();
 }
@@ -268,6 +269,7 @@ Hello decode_hello(std::span<const std::byte> payload) {
     hello.rdma = body.contains("rdma");
     if (hello.rdma) hello.rdma_address = rdma_address(body.at("rdma"));
     body.at("postcopy").get_to(hello.postcopy);
+    get_number(body, "max_bandwidth", hello.max_bandwidth);
     return hello;
   });
 }

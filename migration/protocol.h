@@ -138,6 +138,8 @@ struct Hello {
   bool rdma = false;             // `rdma_address` is meant
   RdmaAddress rdma_address;
   bool postcopy = false;  // the source may go over to post-copy
+  std::uint64_t max_bandwidth =
+      0;  // bits a second of what the destination fetches then; 0: no limit
 };
 
 struct Accept {

@@ -242,6 +242,30 @@ void RdmaChannel::await_markers(std::uint32_t count) {
   }
 }
 
+std::vector<OfferedExtent> RdmaChannel::offer(std::span<const PageRange> ranges) {
+  return guarded([&] {
+    pump(0, true);
+    for (const PageRange& range : not_registered(ranges)) {
+      extents_.emplace(
+          range.first,
+          Extent{range, endpoint_->register_memory(memory_.page_bytes(range)), {}, false});
+    }
+    std::vector<OfferedExtent> offered;
+    for (const auto& [first, extent] : extents_) {
+      offered.push_back(
+          {extent.range,
+           {reinterpret_cast<std::uint64_t>(extent.region->addr), extent.region->rkey, 0}});
+    }
+    return offered;
+  });
+}
+
+std::unique_ptr<RdmaEndpoint> RdmaChannel::take_endpoint() {
+  extents_.clear();
+  sealed_ = true;
+  return std::move(endpoint_);
+}
+
 void RdmaChannel::seal() {
   endpoint_->disconnect();
   sealed_ = true;

@@ -27,6 +27,13 @@ class RdmaChannel : public Channel {
   /// write().
   void probe();
 
+  /// Source, once no page is written any more: where the peer may READ these pages, which it must
+  /// be allowed to by the endpoint.
+  std::vector<OfferedExtent> offer(std::span<const memory::PageRange> ranges);
+  /// Destination, once no page is written any more: the connection, for READs. The peer cannot
+  /// reach guest RAM any more; all that is left to this object is to go.
+  std::unique_ptr<RdmaEndpoint> take_endpoint();
+
   std::string_view name() const override { return "rdma"; }
   void write(std::span<const memory::PageRange> ranges) override;
   /// The same as write(): punching holes below a memory region would part it from guest RAM.

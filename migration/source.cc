@@ -8,6 +8,7 @@
 
 #include "migration/digest.h"
 #include "migration/page_scan.h"
+#include "migration/rdma_channel.h"
 #include "vmm/sys/background.h"
 
 namespace godwit::migration {
@@ -99,6 +100,7 @@ Source::End Source::finish(const std::exception_ptr& error) {
   // What is left of the guest here is only to be given back, which is no reason to hold up others.
   if (!error) sys::run_in_background();
   const std::lock_guard lock(mutex_);
+  rdma_ = nullptr;
   channel_.reset();
   wire_.reset();
   if (!error) return End::kMoved;
@@ -109,6 +111,9 @@ Source::End Source::finish(const std::exception_ptr& error) {
 void Source::copy_ram() {
   if (options_.mode == Mode::kPostCopy) {
     post_copy_ = true;
+    // Registered while the guest runs; what it touches after this is registered while it stands.
+    const PageRange all{0, machine_.memory().pages()};
+    if (rdma_ != nullptr) rdma_->offer(machine_.memory().populated(all));
     return;
   }
   memory::DirtyLog& log = machine_.dirty_log();

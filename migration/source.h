@@ -22,6 +22,8 @@
 
 namespace godwit::migration {
 
+class RdmaChannel;
+
 enum class Transport { kAuto, kRdma, kTcp };
 /// When the guest begins to run at the destination: with all of its memory, without, or, of these,
 /// without only where it dirties too much for the first.
@@ -102,6 +104,7 @@ class Source {
 
   std::unique_ptr<Wire> wire_;
   std::unique_ptr<Channel> channel_;
+  RdmaChannel* rdma_ = nullptr;  // channel_, where it goes by that
   Throttle throttle_;
   bool paused_ = false;
   bool disks_unlocked_ = false;

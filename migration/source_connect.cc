@@ -43,7 +43,8 @@ void Source::connect() {
 void Source::choose_transport(Wire& wire) {
   memory::GuestMemory& memory = machine_.memory();
   Hello hello{
-      machine_.config(), machine_.requirements(), 0, false, {}, options_.mode != Mode::kPreCopy};
+      machine_.config(),     machine_.requirements(), 0, false, {}, options_.mode != Mode::kPreCopy,
+      options_.max_bandwidth};
   for (const PageRange& range : memory.populated({0, memory.pages()}))
     hello.data_bytes += range.bytes();
   std::unique_ptr<RdmaEndpoint> endpoint;
@@ -55,7 +56,8 @@ void Source::choose_transport(Wire& wire) {
   } else {
     try {
       require_memlock(hello.data_bytes);
-      endpoint = std::make_unique<RdmaEndpoint>(wire.fd(), false);
+      endpoint = std::make_unique<RdmaEndpoint>(
+          wire.fd(), options_.mode == Mode::kPreCopy ? PeerMay::kNothing : PeerMay::kRead);
       hello.rdma = true;
       hello.rdma_address = endpoint->address();
     } catch (const RdmaError& error) {
@@ -80,6 +82,7 @@ void Source::choose_transport(Wire& wire) {
       auto channel =
           std::make_unique<RdmaChannel>(wire, memory, Role::kSource, std::move(endpoint));
       channel->probe();
+      rdma_ = channel.get();
       channel_ = std::move(channel);
       report_.transport_reason = "both ends reach each other by RDMA";
       return;
@@ -119,6 +122,7 @@ void Source::reconnect() {
   };
   decode_accept(receive(MessageKind::kAccept));
   server_->set_missing(decode_missing(receive(MessageKind::kMissing), machine_.memory().pages()));
+  server_->set_pushing(true);
   runs_there_ = true;
   wire_->set_deadline(std::nullopt);
 }

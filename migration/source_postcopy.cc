@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "migration/page_server.h"
+#include "migration/rdma_channel.h"
 #include "migration/source.h"
 
 namespace godwit::migration {
@@ -24,9 +25,17 @@ void Source::leave_rest(std::span<const std::byte> state) {
   }
   report_.postcopy.used = true;
   report_.postcopy.missing_bytes = missing.count() * kPageSize;
+  if (rdma_ != nullptr) {
+    const auto offered = rdma_->offer(missing.ranges());
+    if (offered.size() > kMaxOffered) {
+      throw ChannelError("guest memory is in too many pieces to go by RDMA in post-copy");
+    }
+    channel_->send(MessageKind::kOffer, std::as_bytes(std::span(offered)));
+  }
   channel_->send(MessageKind::kMissing, std::as_bytes(missing.words()));
   channel_->send(MessageKind::kState, state);
   server_ = std::make_unique<PageServer>(memory, std::move(missing), options_.max_bandwidth);
+  server_->set_pushing(rdma_ == nullptr);
   report_.last_round_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 

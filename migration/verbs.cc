@@ -25,6 +25,7 @@ namespace {
 // 4.096 us x 2^16 is 268 ms; with 6 retries a dead peer shows within about two seconds. 7 would
 // mean for ever on rxe.
 constexpr std::uint8_t kTimeout = 16;
+constexpr std::uint8_t kReads = 4;  // under way at once; every device has that many
 constexpr std::uint8_t kRetries = 6;
 constexpr std::uint8_t kReceiverNotReadyTimer = 12;  // 0.64 ms, IBTA table 45
 
@@ -162,7 +163,7 @@ void require_memlock(std::uint64_t bytes) {
                   limit.rlim_cur / 1024, bytes / 1024));
 }
 
-RdmaEndpoint::RdmaEndpoint(int tcp_socket, bool peer_may_write) : peer_may_write_(peer_may_write) {
+RdmaEndpoint::RdmaEndpoint(int tcp_socket, PeerMay peer_may) : peer_may_(peer_may) {
   open(tcp_socket);
   domain_.reset(usable(ibv_alloc_pd(context_.get()), "ibv_alloc_pd"));
   events_.reset(usable(ibv_create_comp_channel(context_.get()), "ibv_create_comp_channel"));
@@ -189,7 +190,9 @@ RdmaEndpoint::RdmaEndpoint(int tcp_socket, bool peer_may_write) : peer_may_write
   ibv_qp_attr init{};
   init.qp_state = IBV_QPS_INIT;
   init.port_num = port_;
-  init.qp_access_flags = peer_may_write_ ? IBV_ACCESS_REMOTE_WRITE : 0;
+  init.qp_access_flags = peer_may_ == PeerMay::kWrite  ? IBV_ACCESS_REMOTE_WRITE
+                         : peer_may_ == PeerMay::kRead ? IBV_ACCESS_REMOTE_READ
+                                                       : 0;
   if (const int error =
           ibv_modify_qp(pair_.get(), &init,
                         IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS)) {
@@ -220,7 +223,7 @@ void RdmaEndpoint::connect(const RdmaAddress& peer) {
   ready.path_mtu = static_cast<ibv_mtu>(std::min(peer.mtu, address_.mtu));
   ready.dest_qp_num = peer.qp_number;
   ready.rq_psn = peer.packet_sequence;
-  ready.max_dest_rd_atomic = 1;
+  ready.max_dest_rd_atomic = kReads;
   ready.min_rnr_timer = kReceiverNotReadyTimer;
   ready.ah_attr.is_global = 1;
   ready.ah_attr.dlid = peer.lid;
@@ -240,7 +243,7 @@ void RdmaEndpoint::connect(const RdmaAddress& peer) {
   send.retry_cnt = kRetries;
   send.rnr_retry = kRetries;
   send.sq_psn = address_.packet_sequence;
-  send.max_rd_atomic = 1;
+  send.max_rd_atomic = kReads;
   if (const int error =
           ibv_modify_qp(pair_.get(), &send,
                         IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
@@ -252,9 +255,18 @@ void RdmaEndpoint::connect(const RdmaAddress& peer) {
 MemoryRegion RdmaEndpoint::register_memory(std::span<std::byte> bytes) {
   // Completions, never payload bytes, tell what has arrived, so the NIC may order its writes as it
   // likes.
-  const int access = peer_may_write_ ? IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE |
-                                           IBV_ACCESS_RELAXED_ORDERING
-                                     : IBV_ACCESS_LOCAL_WRITE;
+  return register_for(
+      bytes, peer_may_ == PeerMay::kWrite
+                 ? IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_RELAXED_ORDERING
+             : peer_may_ == PeerMay::kRead ? IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ
+                                           : IBV_ACCESS_LOCAL_WRITE);
+}
+
+MemoryRegion RdmaEndpoint::register_own(std::span<std::byte> bytes) {
+  return register_for(bytes, IBV_ACCESS_LOCAL_WRITE);
+}
+
+MemoryRegion RdmaEndpoint::register_for(std::span<std::byte> bytes, int access) {
   ibv_mr* region = ibv_reg_mr(domain_.get(), bytes.data(), bytes.size(), access);
   if (region == nullptr) {
     if (errno == ENOMEM) require_memlock(UINT64_MAX);

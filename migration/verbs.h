@@ -38,6 +38,9 @@ void load_rdma_drivers() noexcept;
 /// Throws RdmaError with the remedy when RLIMIT_MEMLOCK does not let this process pin `bytes`.
 void require_memlock(std::uint64_t bytes);
 
+/// What the peer may do with memory that is registered here.
+enum class PeerMay { kNothing, kRead, kWrite };
+
 /// A reliable connection (IBTA 9.7) that is not connected yet, on the device that has the local
 /// address of a TCP connection.
 class RdmaEndpoint {
@@ -46,8 +49,7 @@ class RdmaEndpoint {
   static constexpr std::uint32_t kReceiveDepth = 64;  // receives kept posted
 
   /// `tcp_socket`: the control connection. Throws RdmaError saying why there is no RDMA this way.
-  /// `peer_may_write`: whether the peer may WRITE into regions registered here.
-  RdmaEndpoint(int tcp_socket, bool peer_may_write);
+  RdmaEndpoint(int tcp_socket, PeerMay peer_may);
 
   const RdmaAddress& address() const { return address_; }
   /// INIT to RTR to RTS; path MTU is the lower of both ends.
@@ -56,6 +58,8 @@ class RdmaEndpoint {
   void disconnect() { pair_.reset(); }
 
   MemoryRegion register_memory(std::span<std::byte> bytes);
+  /// For this process alone: the peer cannot reach it.
+  MemoryRegion register_own(std::span<std::byte> bytes);
 
   void post_send(ibv_send_wr& chain);
   /// The next `n` completions of sends / receives that are there, without waiting; throws RdmaError
@@ -71,6 +75,7 @@ class RdmaEndpoint {
 
  private:
   void open(int tcp_socket);
+  MemoryRegion register_for(std::span<std::byte> bytes, int access);
   void post_receives(std::uint32_t count);
 
   VerbsContext context_;
@@ -83,7 +88,7 @@ class RdmaEndpoint {
   std::uint8_t port_ = 1;
   std::uint8_t gid_index_ = 0;
   std::uint64_t max_message_ = 0;
-  const bool peer_may_write_;
+  const PeerMay peer_may_;
 };
 
 }  // namespace godwit::migration

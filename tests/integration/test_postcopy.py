@@ -1,6 +1,7 @@
 """Moves whose guest runs at the destination before its memory is there, and links that are lost meanwhile."""
 
 import json
+import os
 import socket
 import threading
 import time
@@ -19,8 +20,8 @@ class Link:
         self.port = int(port)
         self.up = True
         self.ends = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.listener = socket.create_server((self.host, 0))
+        self.address = "%s:%d" % (self.host, self.listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self):
@@ -66,13 +67,16 @@ class Link:
         self.listener.close()
 
 
-class PostCopyTest(Case):
+class PostCopyCase(Case):
+    transport = "tcp"
+    address = "127.0.0.1"
+
     def setUp(self):
         super().setUp()
         self.links = []
         self.source = self.run_guest("pattern.elf", append="mib=4 tick=20")
         self.line(self.source, "^tick 50 ", 30)
-        self.destination = self.receive()
+        self.destination = self.receive(listen=self.address + ":0")
         self.link = Link(self.destination.address)
 
     def tearDown(self):
@@ -80,7 +84,7 @@ class PostCopyTest(Case):
         super().tearDown()
 
     def migrate(self, *words):
-        return self.start("migrate", self.source.api, "--to", self.link.address, "--transport", "tcp", "--json",
+        return self.start("migrate", self.source.api, "--to", self.link.address, "--transport", self.transport, "--json",
                           "--max-bandwidth", "16Mbit", *words)
 
     def in_post_copy(self):
@@ -107,15 +111,43 @@ class PostCopyTest(Case):
         self.wait_for("the pause", lambda: self.destination.state() == "postcopy-paused", 10)
         self.assertEqual(self.source.state(), "postcopy-paused")
 
-    def test_a_guest_too_busy_for_the_link_moves_by_hybrid(self):
+    def moves_by_hybrid(self):
         started = time.monotonic()
         mover = self.migrate("--mode", "hybrid", "--downtime-limit", "20ms")
         self.assertEqual(mover.wait(30), 0, mover.err.text())
         self.assertLess(time.monotonic() - started, 20)
         report = json.loads(mover.out.text())
+        self.assertEqual(report["transport"], self.transport)
         self.assertTrue(report["postcopy"]["used"])
         self.assertGreater(report["postcopy"]["missing_bytes"], 0)
         self.all_there()
+
+    def goes_on_when_resumed(self):
+        self.lose_the_link()
+        _, out, _ = self.godwit("status", self.destination.api)
+        self.assertRegex(out, "still to come; the link to the host that it left is lost")
+        status, _, err = self.godwit("migrate", self.source.api, "--resume")
+        self.assertEqual(status, PAUSED, "nothing has been mended")
+        self.link.mend()
+        status, _, err = self.godwit("migrate", self.source.api, "--resume")
+        self.assertEqual(status, 0, err)
+        self.all_there()
+
+
+class RdmaPostCopyTest(PostCopyCase):
+    transport = "rdma"
+    address = os.environ.get("GODWIT_RDMA_ADDRESS")
+
+    def test_a_guest_too_busy_for_the_link_moves_by_hybrid(self):
+        self.moves_by_hybrid()
+
+    def test_a_lost_link_pauses_and_a_resumed_move_goes_on(self):
+        self.goes_on_when_resumed()
+
+
+class PostCopyTest(PostCopyCase):
+    def test_a_guest_too_busy_for_the_link_moves_by_hybrid(self):
+        self.moves_by_hybrid()
 
     def test_what_needs_all_of_its_memory_is_refused_until_it_is_there(self):
         mover = self.migrate("--mode", "postcopy")
@@ -132,17 +164,18 @@ class PostCopyTest(Case):
         self.all_there()
 
     def test_a_lost_link_pauses_and_a_resumed_move_goes_on(self):
+        self.goes_on_when_resumed()
+
+    def test_the_source_cannot_have_it_back(self):
         self.lose_the_link()
-        status, _, err = self.godwit("resolve", self.source.api, "--here")
-        self.assertEqual(status, 1, "it runs elsewhere")
-        _, out, _ = self.godwit("status", self.destination.api)
-        self.assertRegex(out, "still to come; the link to the host that it left is lost")
-        status, _, err = self.godwit("migrate", self.source.api, "--resume")
-        self.assertEqual(status, PAUSED, "nothing has been mended")
-        self.link.mend()
-        status, _, err = self.godwit("migrate", self.source.api, "--resume")
-        self.assertEqual(status, 0, err)
-        self.all_there()
+        self.assertEqual(self.godwit("resolve", self.source.api, "--here")[0], 1)
+        self.assertEqual(self.godwit("resume", self.source.api)[0], 1)
+        self.assertEqual(self.source.state(), "postcopy-paused")
+        self.assertEqual(self.godwit("stop", self.source.api, "--force")[0], 0)
+        self.ended(self.source, 0)
+        self.assertEqual(self.destination.state(), "postcopy-paused")
+        self.godwit("stop", self.destination.api, "--force")
+        self.ended(self.destination, 1)
 
     def test_a_guest_whose_memory_never_comes_can_be_given_up(self):
         self.lose_the_link()

@@ -52,8 +52,9 @@ class PostCopyTest : public ::testing::Test {
     auto [listener, name] = testing::listen_on();
     where_ = name;
     wire_ = std::make_unique<Wire>(std::move(source));
-    post_copy_ = std::make_unique<PostCopy>(Wire(std::move(destination)), there_, missing_,
-                                            Comeback{std::move(listener), "secret"});
+    post_copy_ =
+        std::make_unique<PostCopy>(Wire(std::move(destination)), there_, missing_,
+                                   Comeback{std::move(listener), "secret"}, PostCopy::Offer{});
     wire_->send({.kind = MessageKind::kCommit});
     post_copy_->await_commit();
   }
@@ -164,7 +165,7 @@ TEST_F(PostCopyTest, APageThatIsNotMissingIsRefused) {
 
 TEST_F(PostCopyTest, ASourceThatGoesBeforeItCommitsLeavesNobodyWaiting) {
   auto [source, destination] = testing::tcp_pair();
-  PostCopy post_copy(Wire(std::move(destination)), there_, missing_, {});
+  PostCopy post_copy(Wire(std::move(destination)), there_, missing_, {}, {});
   auto looking = std::async(std::launch::async, [&] { look(0, 1); });
   source = {};
   EXPECT_THROW(post_copy.await_commit(), ChannelError);

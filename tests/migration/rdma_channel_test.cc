@@ -12,6 +12,7 @@
 namespace godwit::testing {
 namespace {
 
+using migration::PeerMay;
 using migration::RdmaChannel;
 using migration::RdmaEndpoint;
 using migration::RdmaError;
@@ -30,8 +31,8 @@ struct RdmaEnds : ChannelEnds {
   RdmaEnds() : RdmaEnds(tcp_pair(rdma_address())) {}
   explicit RdmaEnds(std::pair<sys::UniqueFd, sys::UniqueFd> sockets)
       : source_wire(std::move(sockets.first)), destination_wire(std::move(sockets.second)) {
-    auto from = std::make_unique<RdmaEndpoint>(source_wire.fd(), false);
-    auto to = std::make_unique<RdmaEndpoint>(destination_wire.fd(), true);
+    auto from = std::make_unique<RdmaEndpoint>(source_wire.fd(), PeerMay::kNothing);
+    auto to = std::make_unique<RdmaEndpoint>(destination_wire.fd(), PeerMay::kWrite);
     from->connect(to->address());
     to->connect(from->address());
     auto channel =
@@ -53,11 +54,23 @@ INSTANTIATE_TEST_SUITE_P(Transports, ChannelTest,
 TEST(RdmaEndpoint, AnAddressWithoutRdmaSaysSo) {
   const auto sockets = tcp_pair("127.0.0.1");
   try {
-    RdmaEndpoint endpoint(sockets.first.get(), false);
+    RdmaEndpoint endpoint(sockets.first.get(), PeerMay::kNothing);
     FAIL() << "RDMA over the loopback interface";
   } catch (const RdmaError& error) {
     EXPECT_STREQ(error.what(), "no active RDMA port has the address 127.0.0.1");
   }
+}
+
+/// Of the source, which has written ones there.
+void expect_no_write_lands(RdmaEnds& ends, const memory::PageRange& range) {
+  std::memset(ends.source_ram.page_bytes(range).data(), 2, range.bytes());
+  EXPECT_THROW(
+      {
+        ends.source->write({&range, 1});
+        ends.source->flush();
+      },
+      migration::ChannelError);
+  for (const std::byte byte : ends.destination_ram.page_bytes(range)) ASSERT_EQ(byte, std::byte{1});
 }
 
 TEST(RdmaChannel, ALateWriteDoesNotLandOnceTheDestinationIsSealed) {
@@ -69,14 +82,19 @@ TEST(RdmaChannel, ALateWriteDoesNotLandOnceTheDestinationIsSealed) {
   ends.source->send(migration::MessageKind::kState, {});
   received.get();
   ends.destination->seal();
-  std::memset(ends.source_ram.page_bytes(range).data(), 2, range.bytes());
-  EXPECT_THROW(
-      {
-        ends.source->write({&range, 1});
-        ends.source->flush();
-      },
-      migration::ChannelError);
-  for (const std::byte byte : ends.destination_ram.page_bytes(range)) ASSERT_EQ(byte, std::byte{1});
+  expect_no_write_lands(ends, range);
+}
+
+TEST(RdmaChannel, ALateWriteDoesNotLandWhileTheDestinationReadsInPostCopy) {
+  RdmaEnds ends;
+  const memory::PageRange range{0, 4};
+  std::memset(ends.source_ram.page_bytes(range).data(), 1, range.bytes());
+  auto received = std::async(std::launch::async, [&] { return ends.destination->receive(20000); });
+  ends.source->write({&range, 1});
+  ends.source->send(migration::MessageKind::kState, {});
+  received.get();
+  const auto connection = dynamic_cast<RdmaChannel&>(*ends.destination).take_endpoint();
+  expect_no_write_lands(ends, range);
 }
 
 }  // namespace
