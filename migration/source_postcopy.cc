@@ -12,6 +12,10 @@ using memory::kPageSize;
 using memory::PageBitmap;
 using memory::PageRange;
 
+namespace {
+constexpr std::chrono::milliseconds kPatience{3000};
+}  // namespace
+
 // In the place of the last round: what the rounds have left, all of it where there were none.
 void Source::leave_rest(std::span<const std::byte> state) {
   const auto start = Clock::now();
@@ -42,6 +46,7 @@ void Source::leave_rest(std::span<const std::byte> state) {
 // Until the last page is there, nothing here is given up: only this end has what is missing.
 void Source::serve_rest() {
   const auto start = Clock::now();
+  wire_->set_patience(kPatience);  // the guest no longer stands still
   const double before_ms = report_.postcopy.ms;
   {
     const std::lock_guard lock(mutex_);

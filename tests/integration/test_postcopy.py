@@ -2,12 +2,13 @@
 
 import json
 import os
+import shlex
 import socket
 import threading
 import time
 import unittest
 
-from harness import Case
+from harness import GODWIT, Case, Guest
 
 PAUSED = 7
 
@@ -78,9 +79,11 @@ class PostCopyCase(Case):
         self.line(self.source, "^tick 50 ", 30)
         self.destination = self.receive(listen=self.address + ":0")
         self.link = Link(self.destination.address)
+        self.links.append(self.link)
 
     def tearDown(self):
-        self.link.close()
+        if self.links:
+            self.links[0].close()
         super().tearDown()
 
     def migrate(self, *words):
@@ -138,6 +141,10 @@ class RdmaPostCopyTest(PostCopyCase):
     transport = "rdma"
     address = os.environ.get("GODWIT_RDMA_ADDRESS")
 
+    def setUp(self):
+        self.assertIsNotNone(self.address, "GODWIT_RDMA_ADDRESS is not set: run this by ci/runner")
+        super().setUp()
+
     def test_a_guest_too_busy_for_the_link_moves_by_hybrid(self):
         self.moves_by_hybrid()
 
@@ -185,6 +192,19 @@ class PostCopyTest(PostCopyCase):
         self.assertRegex(self.destination.err.text(), "ends with its process: .* still to come")
         self.assertEqual(self.godwit("stop", self.source.api, "--force")[0], 0)
         self.ended(self.source, 0)
+
+    def test_a_destination_without_userfaultfd_refuses_and_the_guest_goes_on(self):
+        api = self.folder / "without.sock"
+        receive = " ".join(shlex.quote(str(word)) for word in (
+            GODWIT, "receive", "--listen", "127.0.0.1:0", "--api", api))
+        guest = self.keep(Guest(["unshare", "--mount", "sh", "-c", "mount --bind /dev/null /dev/userfaultfd && "
+                                 f"exec setpriv --bounding-set=-sys_ptrace {receive}"], api, self.env))
+        address = self.message(guest, r"^godwit: receive: listening on (\S+)$", 10)[1]
+        status, _, err = self.godwit("migrate", self.source.api, "--to", address, "--mode", "hybrid")
+        self.assertEqual(status, 3, err)
+        self.assertIn("no post-copy without userfaultfd at the destination", err)
+        self.assertEqual(self.source.state(), "running")
+        self.assertTrue(self.source.wait_ticks(3, 5))
 
     def test_a_guest_that_powers_off_needs_no_more_memory(self):
         mover = self.migrate("--mode", "postcopy")

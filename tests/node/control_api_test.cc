@@ -91,6 +91,7 @@ TEST_F(ControlApi, AsksForMemory) {
 TEST_F(ControlApi, RefusesBodiesThatMakeNoSense) {
   for (const auto* body :
        {"", "{", "[]", "null", R"({"to":1})", R"({"to":"b:1","transport":"pigeon"})",
+        R"({"to":"b:1","mode":"sideways"})", R"({"to":"b:1","mode":1})",
         R"({"to":"b:1","downtime_limit_ms":-1})", R"({"to":"b:1","timeout_ms":1e300})",
         R"({"to":"b:1","timeout_ms":1.5})", R"({"to":"b:1","colour":"red"})"}) {
     EXPECT_EQ(status("POST", "/v1/migrate", body), 400u) << body;
