@@ -13,14 +13,14 @@ def ci(*words):
 
 
 class DebianCase(Case):
-    def boot(self, version, cpus, block_device=False):
+    def boot(self, version, cpus, block_device=False, append="", more=()):
         self.disk = self.folder / "disk.img"
         subprocess.run(["cp", "--sparse=always", ci("rootfs"), self.disk], check=True)
         if block_device:
             self.disk = subprocess.run(["losetup", "--find", "--show", self.disk], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
             self.addCleanup(subprocess.run, ["losetup", "--detach", self.disk], check=True)
-        guest = self.run_guest(f"{ci('kernel', version)}/vmlinuz", append="console=ttyS0 panic=-1 quiet", memory="512M", cpus=cpus,
-                               more=["--initrd", ci("rootfs", "--initrd", version), "--disk", self.disk])
+        guest = self.run_guest(f"{ci('kernel', version)}/vmlinuz", append=f"console=ttyS0 panic=-1 quiet {append}", memory="512M", cpus=cpus,
+                               more=["--initrd", ci("rootfs", "--initrd", version), "--disk", self.disk, *more])
         self.line(guest, "^Debian GNU/Linux 12 .* ttyS0", 120)
         # The prompt itself ends without a line; what is typed too early is lost, as on any terminal.
         for _ in range(20):
