@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Our policies against the baselines on the ten PlanetLab days: 5 orders, both zero-VM rules, medians.
 
-Usage: compare.py GODWIT TRACE_ROOT [--csv FILE] [--seeds N] [--memory]
+Usage: compare.py GODWIT TRACE_ROOT [--csv FILE] [--seeds N] [--goal G] [--memory]
 TRACE_ROOT holds a directory a day (20110303 ...). Exits 1 when a goal of docs/balancing.md is missed.
 """
 import argparse
@@ -39,6 +39,8 @@ def collect(arguments):
         for seed in range(arguments.seeds):
             for rule in ([], ["--keep-idle"]):
                 for goal, (policies, options) in PAIRS.items():
+                    if goal not in arguments.goals:
+                        continue
                     extra = [*options, *rule, "--seed", str(seed)]
                     if arguments.memory and goal == "consolidate":
                         extra.append("--memory")
@@ -92,8 +94,10 @@ def main():
     parser.add_argument("root")
     parser.add_argument("--csv")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--goal", action="append", dest="goals", choices=PAIRS, help="only this one")
     parser.add_argument("--memory", action="store_true", help="RAM binds for both (goal consolidate)")
     arguments = parser.parse_args()
+    arguments.goals = arguments.goals or list(PAIRS)
     rows = collect(arguments)
     if arguments.csv:
         with open(arguments.csv, "w", newline="") as file:
@@ -102,7 +106,8 @@ def main():
             writer.writerows(rows)
     days = {r["trace"] for r in rows}
     missed = []
-    for goal, goals in GOALS.items():
+    for goal in arguments.goals:
+        goals = GOALS[goal]
         for rule in ("1", "0"):
             for chosen, title in ((days, "all days"), (days & CHOSEN_ON, "days parameters were chosen on"),
                                   (days - CHOSEN_ON, "days never looked at")):
@@ -111,7 +116,7 @@ def main():
                 found = table(rows, goal, rule, chosen, title)
                 missed += [f"{goal}, idle guests {'removed' if rule == '1' else 'kept'}, {title}: "
                            f"{key} {found[key]:.4f} > {limit}" for key, limit in goals.items() if found[key] > limit]
-    print("\n" + ("\n".join("MISSED " + m for m in missed) if missed else "every goal is met"))
+    print("\n" + ("\n".join("MISSED " + m for m in missed) if missed else "every goal asked for is met"))
     return 1 if missed else 0
 
 
