@@ -1,10 +1,12 @@
-"""Debian at work on every device. In the runner, as root."""
+"""Debian at work on every device, on one host; and while it moves between two, over RDMA. In the runner, as root."""
 
 import hashlib
+import json
 import os
 import re
 import socket
 import subprocess
+import threading
 import time
 import unittest
 
@@ -125,6 +127,169 @@ class DebianWorkTest(WorkCase):
         self.no_complaints(guest)
         self.ends_with_a_clean_disk(guest)
         done("off")
+
+
+class Stream:
+    """A TCP stream that the host feeds and the guest echoes, all the time: what comes back is what went, and when."""
+
+    def __init__(self, connection):
+        self.connection, self.stop = connection, threading.Event()
+        self.sent, self.received, self.error = 0, 0, None
+        self.block = os.urandom(1 << 20)
+        self.silence, self.last = 0.0, time.monotonic()
+        connection.settimeout(600)
+        self.threads = [threading.Thread(target=self.run, args=(f,), daemon=True) for f in (self.send, self.receive)]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self, work):
+        try:
+            work()
+        except OSError as error:
+            self.error = self.error or error
+
+    def send(self):
+        while not self.stop.is_set():
+            at = self.sent % len(self.block)
+            data = self.block[at:at + 4096]
+            self.connection.sendall(data)
+            self.sent += len(data)
+            time.sleep(0.02)
+        self.connection.shutdown(socket.SHUT_WR)
+
+    def receive(self):
+        while data := self.connection.recv(4096):
+            now, at = time.monotonic(), self.received % len(self.block)
+            self.silence, self.last = max(self.silence, now - self.last), now
+            if data != (self.block + self.block[:4096])[at:at + len(data)]:
+                self.error = self.error or OSError(f"other data comes back after {self.received} bytes")
+            self.received += len(data)
+
+    def end(self):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(60 * PATIENCE)
+        self.connection.close()
+
+
+class Redis:
+    """redis-benchmark, again and again; the longest that a request of it took."""
+
+    def __init__(self, address):
+        self.address, self.stop = address, threading.Event()
+        self.requests, self.stall_ms, self.error = 0, 0.0, None
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while not self.stop.is_set() and not self.error:
+            done = subprocess.run(["redis-benchmark", "-h", self.address, "-c", "4", "-n", "400", "-t", "set,get", "--csv"],
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            rows = re.findall(r'^"(?:SET|GET)",.*"([\d.]+)"$', done.stdout, re.M)  # the last column: max_latency_ms
+            if done.returncode != 0 or done.stderr or len(rows) != 2:
+                self.error = f"redis-benchmark ended with {done.returncode}: {done.stdout}{done.stderr}"
+            self.requests += 800
+            self.stall_ms = max([self.stall_ms, *map(float, rows)])
+
+    def end(self):
+        self.stop.set()
+        self.thread.join(60 * PATIENCE)
+
+
+class FallsSilent(Exception):
+    """The guest stands still for good or takes a triple fault, without a word of its kernel."""
+
+
+# QEMU's emulation of nested virtualisation does that to a guest once in 10 to 40 moves (docs/performance.md): there it is no
+# failure by itself, another guest makes the moves that are left. Wrong data, and what a kernel complains of, always is one.
+GUESTS_AT_MOST = 3 if os.environ.get("GODWIT_RUNNER") and "hypervisor" in open("/proc/cpuinfo").read() else 1
+
+FIO = ("fio --name=v --filename=/dev/vdb --rw=randwrite --bsrange=4k-64k --size=16M --rate=4m --ioengine=libaio --iodepth=8 --direct=1 "
+       "--verify=crc32c --verify_fatal=1")
+
+
+class DebianMovesTest(WorkCase):
+    MOVES = 10
+
+    def begin_work(self):
+        guest = self.set_up_guest(2)
+        self.succeeds(guest, "redis-server --save '' --daemonize yes --bind 0.0.0.0 --protected-mode no > /dev/null")
+        server, port = self.listen()
+        guest.type(f"socat -t 100 TCP:10.99.0.1:{port} EXEC:cat &\n")
+        connection, _ = server.accept()
+        guest.type("stress-ng --vm 2 --vm-bytes 16M --vm-keep --verify --timeout 0 > /tmp/stress 2>&1 & stress=$!\n")
+        guest.type(f"(while [ ! -e /tmp/stop ]; do {FIO} > /tmp/fio 2>&1 || cat /tmp/fio; echo pass >> /tmp/passes; done) & fio=$!\n")
+        self.wait_for("redis", lambda: subprocess.run(["redis-cli", "-h", "10.99.0.2", "ping"], capture_output=True).stdout == b"PONG\n", 20)
+        return guest, Stream(connection), Redis("10.99.0.2")
+
+    def goes_on(self, guest, stream):
+        """What is sent to it comes back."""
+        before, deadline = stream.received, time.monotonic() + 10 * PATIENCE
+        while stream.received < before + 16384:
+            self.assertIsNone(stream.error)
+            if time.monotonic() > deadline:
+                raise FallsSilent("falls silent")
+            if not guest.alive():
+                self.assertIn("triple fault", guest.err.text())
+                raise FallsSilent("takes a triple fault")
+            time.sleep(0.05)
+
+    def move(self, source, number, tap):
+        there = self.receive(listen=f"{os.environ['GODWIT_RDMA_ADDRESS']}:0", more=self.card(tap))
+        status, out, err = self.godwit("migrate", source.api, "--to", there.address, "--transport", "rdma", "--throttle", "90",
+                                       "--json", seconds=90)
+        if status != 0 and source.err.find("triple fault"):
+            raise FallsSilent("takes a triple fault")
+        self.assertEqual(status, 0, out + err)
+        self.ended(source, 0)
+        report = json.loads(out)
+        self.assertEqual(report["transport"], "rdma")
+        print(f"move {number + 1}: total {report['total_ms']:.0f} ms, downtime {report['downtime_ms']:.0f} ms", flush=True)
+        return there
+
+    def finish_work(self, guest, stream, redis):
+        redis.end()
+        stream.end()
+        self.assertEqual((redis.error, stream.error), (None, None))
+        self.assertEqual(stream.received, stream.sent)
+        self.succeeds(guest, "touch /tmp/stop; wait $fio; cat /tmp/fio; grep -q pass /tmp/passes", 60)
+        self.assertIn("ended=0", self.shell(guest, "kill -INT $stress; wait $stress; echo ended''=$?; cat /tmp/stress", 60))
+        self.assertNotRegex(guest.out.text(), r"(?i)verify: bad|verify failed|err= *[1-9]|stress-ng: fail")
+        self.no_complaints(guest)
+        written = self.succeeds(guest, "sha256sum /dev/vdb")
+        self.assertIn(hashlib.sha256(self.second.read_bytes()).hexdigest(), written)
+        self.ends_with_a_clean_disk(guest)
+
+    def moves_at_work(self, first):
+        """Moves a new guest until there have been ten; how many there have been."""
+        guest, stream, redis = self.begin_work()
+        number = first
+        try:
+            self.goes_on(guest, stream)
+            while number < self.MOVES:
+                guest = self.move(guest, number, (number - first + 1) % 2)
+                self.goes_on(guest, stream)
+                number += 1
+            self.finish_work(guest, stream, redis)
+        except FallsSilent as how:
+            print(f"after {number} moves and a begun one the guest {how}", flush=True)
+            self.assertNotRegex(guest.out.text(), "(?i)verify: bad|BUG:|call trace")
+        finally:
+            print(f"{number - first} moves, longest silence of the stream {stream.silence * 1000:.0f} ms, longest stall of redis {redis.stall_ms:.0f} ms "
+                  f"in {redis.requests} requests", flush=True)
+            redis.stop.set()
+            stream.stop.set()
+        return number
+
+    def test_ten_moves_by_rdma_under_load_leave_nothing_broken(self):
+        moves = 0
+        for _ in range(GUESTS_AT_MOST):
+            moves = self.moves_at_work(moves)
+            if moves == self.MOVES:
+                return
+            for process in self.processes:
+                process.end()
+        self.fail(f"{GUESTS_AT_MOST} guests did not live through ten moves, but through {moves}")
 
 
 if __name__ == "__main__":
