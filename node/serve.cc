@@ -5,9 +5,11 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <mutex>
 #include <stdexcept>
 #include <thread>
 
@@ -29,6 +31,8 @@ const char* const kServeExitCodes =
     "130, SIGTERM 143).";
 
 namespace {
+
+constexpr std::chrono::seconds kArrival{2};
 
 /// Polls, because the first entry into the guest must not pay for telling us.
 void report_first_instruction(Guest& guest, const std::string& command) {
@@ -142,7 +146,14 @@ int Serving::run(const ServeOptions& options) {
     const HostEvents events(options.read_stdin, callbacks(guest_, socket_->path()));
     if (options.boot) guest_.start();
     if (options.verbose) report_first_instruction(guest_, options.command);
-    sys::forget_start_up();
+    // Not in the first moments of a guest that has just arrived: it and its pages are in a hurry.
+    const std::jthread forgetter([arrived = !options.boot](const std::stop_token& stop) {
+      std::mutex mutex;
+      std::unique_lock lock(mutex);
+      std::condition_variable_any stopped;
+      if (arrived) stopped.wait_for(lock, stop, kArrival, [] { return false; });
+      if (!stop.stop_requested()) sys::forget_start_up();
+    });
     outcome = guest_.wait();
   }
   if (outcome.kind == Outcome::Kind::kMoved) sys::run_in_background();  // other guests go first
