@@ -24,7 +24,7 @@ class WorkCase(DebianCase, NetCase, DevicesCase):
     """Debian with a network, a second disk and a shell at its console."""
 
     def set_up_guest(self, cpus, more=()):
-        host("ip", "addr", "replace", "10.99.0.1/24", "dev", self.bridge)
+        self.address_the_bridge()
         self.second = self.folder / "second.img"
         with self.second.open("wb") as image:
             image.truncate(64 * MIB)
