@@ -253,7 +253,7 @@ class DebianMovesTest(WorkCase):
         stream.end()
         self.assertEqual((redis.error, stream.error), (None, None))
         self.assertEqual(stream.received, stream.sent)
-        self.succeeds(guest, "touch /tmp/stop; wait $fio; cat /tmp/fio; grep -q pass /tmp/passes", 60)
+        self.succeeds(guest, "touch /tmp/stop; while kill -0 $fio 2> /dev/null; do sleep 0.2; done; cat /tmp/fio; grep -q pass /tmp/passes", 60)
         self.assertIn("ended=0", self.shell(guest, "kill -INT $stress; wait $stress; echo ended''=$?; cat /tmp/stress", 60))
         self.assertNotRegex(guest.out.text(), r"(?i)verify: bad|verify failed|err= *[1-9]|stress-ng: fail")
         self.no_complaints(guest)
