@@ -180,7 +180,10 @@ RdmaAddress rdma_address(const json& from) {
 json to_json(const vmm::MachineConfig& machine) {
   json disks = json::array();
   for (const auto& disk : machine.disks) {
-    disks.push_back({{"path", disk.path}, {"read_only", disk.read_only}});
+    disks.push_back({{"path", disk.path},
+                     {"read_only", disk.read_only},
+                     {"direct", disk.direct},
+                     {"serial", disk.serial}});
   }
   json nets = json::array();
   for (const auto& net : machine.nets) {
@@ -221,6 +224,8 @@ vmm::MachineConfig machine_config(const json& from) {
     vmm::DiskConfig& config = machine.disks.emplace_back();
     get_text(disk, "path", kMaxPath, config.path);
     disk.at("read_only").get_to(config.read_only);
+    disk.at("direct").get_to(config.direct);
+    get_text(disk, "serial", kMaxName, config.serial);
   }
   for (const json& net : from.at("nets")) {
     vmm::NetConfig& config = machine.nets.emplace_back();

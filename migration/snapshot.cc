@@ -285,7 +285,7 @@ std::unique_ptr<vmm::Machine> restore_machine(OpenSnapshot open, vmm::ConsoleSin
                       path));
     }
   }
-  machine->restore(snapshot.state);
+  machine->restore(snapshot.state, vmm::Machine::kLongestSleep);
   machine->renew_generation();
   return machine;
 }

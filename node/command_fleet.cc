@@ -100,7 +100,10 @@ int start_command(const Words& words) {
   const vmm::MachineConfig config = machine_config(options);
   json disks = json::array();
   for (const vmm::DiskConfig& disk : config.disks) {
-    disks.push_back({{"path", disk.path}, {"read_only", disk.read_only}});
+    disks.push_back({{"path", disk.path},
+                     {"read_only", disk.read_only},
+                     {"cache", disk.direct ? "none" : "writeback"},
+                     {"serial", disk.serial}});
   }
   json nets = json::array();
   for (const vmm::NetConfig& net : config.nets) {

@@ -49,6 +49,9 @@ int restore_command(const Words& words) {
       .values("disk", "PATH",
               "a copy of a disk as it was at the time of the snapshot, one for each of the guest's "
               "disks, in their order; repeatable")
+      .flag("new-mac",
+            "network cards with MAC addresses that go with NAME, not those of the snapshot; the "
+            "guest's driver looks at them when it is bound next")
       .flag("verify", "read all of its memory first and compare the checksum");
   add_arrival_options(options);
   add_serve_options(options);
@@ -64,6 +67,7 @@ int restore_command(const Words& words) {
     throw UsageError("--name: " + why);
   }
   replace_devices(machine, arrival(options));
+  if (options.on("new-mac")) renew_macs(machine);
   const std::vector<std::string> disks = disk_paths(options, machine);
   if (options.on("verify")) verify(open, directory);
   check_kvm();

@@ -28,7 +28,12 @@ void print_status(const json& guest) {
   line("uptime", format_time_ms(guest.value("uptime_ms", 0.0)));
   line("CPU time", format_time_ms(guest.value("cpu_ms", 0.0)));
   for (const json& disk : guest.value("disks", json::array())) {
-    line("disk", disk.value("path", "?") + (disk.value("read_only", false) ? " (read-only)" : ""));
+    std::string text =
+        disk.value("path", "?") + (disk.value("read_only", false) ? " (read-only)" : "");
+    if (const auto errors = disk.value("errors", 0ull); errors != 0) {
+      text += fmt::format(", {} requests failed: {}", errors, disk.value("last_error", "?"));
+    }
+    line("disk", text);
   }
   for (const json& net : guest.value("nets", json::array())) {
     const std::string bridge = net.value("bridge", "");

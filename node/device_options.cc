@@ -172,6 +172,17 @@ void replace_devices(vmm::MachineConfig& config, const Arrival& arrival) {
   config.vsock.path = arrival.vsock_path;
 }
 
+void renew_macs(vmm::MachineConfig& config) {
+  for (std::size_t i = 0; i < config.nets.size(); ++i) {
+    const std::string mac = vmm::derived_mac(config.name, static_cast<unsigned>(i));
+    if (mac == config.nets[i].mac) {
+      throw UsageError(
+          fmt::format("--new-mac: {} has the address that goes with its name: add --name", mac));
+    }
+    config.nets[i].mac = mac;
+  }
+}
+
 std::string net_text(const vmm::NetConfig& net) {
   std::string text = "tap=" + net.tap;
   if (!net.mac.empty()) text += ",mac=" + net.mac;

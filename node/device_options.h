@@ -27,6 +27,10 @@ Arrival arrival(const Options& options);
 /// Throws std::runtime_error when the guest has no such device.
 void replace_devices(vmm::MachineConfig& config, const Arrival& arrival);
 
+/// A MAC address of its own for every card of a guest that now is `config`, by its name. Throws
+/// UsageError when they are what they were.
+void renew_macs(vmm::MachineConfig& config);
+
 /// A --net of `run` that gives this card.
 std::string net_text(const vmm::NetConfig& net);
 

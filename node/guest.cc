@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 namespace godwit::node {
@@ -176,8 +177,16 @@ void Guest::require(std::initializer_list<State> allowed, const char* what) cons
 json Guest::status() {
   const std::lock_guard lock(mutex_);
   json disks = json::array();
-  for (const vmm::DiskConfig& disk : config_.disks) {
-    disks.push_back({{"path", disk.path}, {"read_only", disk.read_only}});
+  const auto errors = usable() ? machine_->disk_errors() : std::vector<vmm::DiskErrors>();
+  for (std::size_t i = 0; i < config_.disks.size(); ++i) {
+    const vmm::DiskConfig& disk = config_.disks[i];
+    const vmm::DiskErrors error = i < errors.size() ? errors[i] : vmm::DiskErrors{};
+    disks.push_back({{"path", disk.path},
+                     {"read_only", disk.read_only},
+                     {"cache", disk.direct ? "none" : "writeback"},
+                     {"serial", disk.serial},
+                     {"errors", error.count},
+                     {"last_error", error.last == 0 ? json() : json(std::strerror(error.last))}});
   }
   json nets = json::array();
   for (const vmm::NetConfig& net : config_.nets) {

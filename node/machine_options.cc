@@ -5,7 +5,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -64,14 +66,39 @@ std::uint64_t memory_size(const Options& options) {
   return bytes;
 }
 
+/// What GET_ID can answer, and udev makes a name of.
+std::string disk_serial(const std::string& text) {
+  constexpr std::size_t kMost = 20;
+  const bool plain = std::all_of(text.begin(), text.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '.' || c == '_' || c == '-';
+  });
+  if (text.empty() || text.size() > kMost || !plain) {
+    throw UsageError(
+        fmt::format("--disk: serial={}: must be 1 to {} of A-Z a-z 0-9 . _ -", text, kMost));
+  }
+  return text;
+}
+
+/// PATH[,readonly][,cache=..][,serial=..]. The path may have commas: what ends it is known.
 vmm::DiskConfig disk(const std::string& text) {
   vmm::DiskConfig config;
   std::string path = text;
-  constexpr std::string_view kReadOnly = ",readonly";
-  if (path.size() >= kReadOnly.size() &&
-      std::string_view(path).substr(path.size() - kReadOnly.size()) == kReadOnly) {
-    path.resize(path.size() - kReadOnly.size());
-    config.read_only = true;
+  for (;;) {
+    const std::size_t comma = path.rfind(',');
+    if (comma == std::string::npos) break;
+    const std::string field = path.substr(comma + 1);
+    if (field == "readonly") {
+      config.read_only = true;
+    } else if (field == "cache=none" || field == "cache=writeback") {
+      config.direct = field == "cache=none";
+    } else if (field.starts_with("cache=")) {
+      throw UsageError(fmt::format("--disk: {}: there are cache=writeback and cache=none", field));
+    } else if (field.starts_with("serial=")) {
+      config.serial = disk_serial(field.substr(std::strlen("serial=")));
+    } else {
+      break;
+    }
+    path.resize(comma);
   }
   config.path = checked_file("disk", path, config.read_only ? O_RDONLY : O_RDWR);
   struct stat info {};
@@ -115,7 +142,10 @@ void add_machine_options(Options& options) {
              "host")
       .flag("hugepages", "back guest RAM with 2 MiB pages")
       .group("Devices")
-      .values("disk", "PATH[,readonly]", "a raw image or block device as virtio disk; repeatable");
+      .values(
+          "disk", "PATH[,readonly][,cache=none][,serial=S]",
+          "a raw image or block device as virtio disk, through the host's page cache or past it "
+          "(cache=none), and what the guest finds it by; repeatable");
   add_device_options(options);
 }
 
@@ -145,6 +175,9 @@ vmm::MachineConfig machine_config(const Options& options) {
   for (const std::string& text : options.all("disk")) {
     config.disks.push_back(disk(text));
     for (std::size_t i = 0; i + 1 < config.disks.size(); ++i) {
+      if (!config.disks[i].serial.empty() && config.disks[i].serial == config.disks.back().serial) {
+        throw UsageError(fmt::format("--disk: serial={} is given twice", config.disks[i].serial));
+      }
       if (config.disks[i].path == config.disks.back().path) {
         throw UsageError(fmt::format("--disk: {} is given twice", config.disks.back().path));
       }
@@ -153,6 +186,14 @@ vmm::MachineConfig machine_config(const Options& options) {
   config.huge_pages = options.on("hugepages");
   set_devices(config, options);
   return config;
+}
+
+std::string disk_text(const vmm::DiskConfig& disk) {
+  std::string text = disk.path;
+  if (disk.read_only) text += ",readonly";
+  if (disk.direct) text += ",cache=none";
+  if (!disk.serial.empty()) text += ",serial=" + disk.serial;
+  return text;
 }
 
 std::string memory_complaint(std::uint64_t bytes) {

@@ -16,6 +16,9 @@ void add_machine_options(Options& options);
 /// ...
 vmm::MachineConfig machine_config(const Options& options);
 
+/// A --disk that gives this one.
+std::string disk_text(const vmm::DiskConfig& disk);
+
 /// Why this host cannot give a guest that much memory; empty if it can.
 std::string memory_complaint(std::uint64_t bytes);
 

@@ -12,7 +12,6 @@ namespace {
 constexpr std::uint32_t kVersion = 1;
 constexpr std::uint32_t kMsrTsc = 0x10;
 constexpr std::uint64_t kSecond = 1'000'000'000;
-constexpr std::uint64_t kLongestMove = 60 * kSecond;
 constexpr int kTries = 4;  // of a measurement that an interruption can spoil
 
 std::uint64_t now_ns(clockid_t clock = CLOCK_MONOTONIC) {
@@ -59,10 +58,11 @@ Reading read_timed(Read read) {
 
 }  // namespace
 
-std::uint64_t elapsed_ns(std::uint64_t saved_realtime_ns, std::uint64_t realtime_ns) {
+std::uint64_t elapsed_ns(std::uint64_t saved_realtime_ns, std::uint64_t realtime_ns,
+                         std::uint64_t longest_ns) {
   if (realtime_ns < saved_realtime_ns) return 0;
   const std::uint64_t elapsed = realtime_ns - saved_realtime_ns;
-  return elapsed > kLongestMove ? 0 : elapsed;
+  return elapsed > longest_ns ? 0 : elapsed;
 }
 
 bool tsc_rate_fits(std::uint32_t guest_khz, std::uint32_t host_khz, bool can_scale) {
@@ -129,7 +129,7 @@ ClockSection GuestClock::read(StateReader& reader) const {
   return section;
 }
 
-void GuestClock::restore(const ClockSection& section) {
+void GuestClock::restore(const ClockSection& section, std::uint64_t longest_ns) {
   const ClockState& saved = section.clock;
   const bool can_scale = vm_.check_extension(KVM_CAP_TSC_CONTROL) != 0;
   if (!tsc_rate_fits(saved.tsc_khz, khz_, can_scale)) {
@@ -144,7 +144,7 @@ void GuestClock::restore(const ClockSection& section) {
     for (kvm::KvmVcpu* vcpu : vcpus_) vcpu->set_tsc_khz(khz_);
   }
   const std::uint64_t now = now_ns();
-  const std::uint64_t elapsed = elapsed_ns(saved.realtime_ns, now_ns(CLOCK_REALTIME));
+  const std::uint64_t elapsed = elapsed_ns(saved.realtime_ns, now_ns(CLOCK_REALTIME), longest_ns);
   for (std::size_t i = 0; i < vcpus_.size(); ++i) {
     set_tsc(i, section.tscs[i] + cycles_of(elapsed, khz_), now);
   }

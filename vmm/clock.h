@@ -36,7 +36,7 @@ class GuestClock {
   ClockSection read(StateReader& reader) const;
   /// Before TSC deadlines are set and the vCPUs run. Throws StateError when this host's TSC rate is
   /// too far off the guest's and cannot be scaled.
-  void restore(const ClockSection& section);
+  void restore(const ClockSection& section, std::uint64_t longest_ns);
 
  private:
   /// A guest's TSC at a moment of the host's CLOCK_MONOTONIC.
@@ -57,8 +57,9 @@ class GuestClock {
 };
 
 /// How far guest time is to go on: what passed between the two wall-clock readings when that is
-/// sane (0 to 60 s; clocks of two hosts may disagree), else nothing.
-std::uint64_t elapsed_ns(std::uint64_t saved_realtime_ns, std::uint64_t realtime_ns);
+/// sane (0 to `longest_ns`; clocks of two hosts may disagree), else nothing.
+std::uint64_t elapsed_ns(std::uint64_t saved_realtime_ns, std::uint64_t realtime_ns,
+                         std::uint64_t longest_ns);
 
 /// Whether a guest with a TSC of `guest_khz` can go on where it runs at `host_khz`: it can if the
 /// CPU scales it, or if they differ by no more than 5 %. kvmclock does not care; a timer is late or

@@ -11,6 +11,8 @@ namespace godwit::vmm {
 struct DiskConfig {
   std::string path;  // raw image or block device, absolute
   bool read_only = false;
+  bool direct = false;      // cache=none: past the host's page cache (O_DIRECT)
+  std::string serial = {};  // what the guest finds it by, 1..20 of [A-Za-z0-9._-]; empty: ours
   bool operator==(const DiskConfig&) const = default;
 };
 

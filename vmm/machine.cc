@@ -343,7 +343,7 @@ std::vector<std::byte> Machine::save() {
   return writer.finish();
 }
 
-void Machine::restore(std::span<const std::byte> state) {
+void Machine::restore(std::span<const std::byte> state, std::chrono::nanoseconds longest_pause) {
   Parts& p = *parts_;
   if (p.has_state) throw std::logic_error("restore() needs a fresh machine");
   StateReader reader(state);
@@ -368,7 +368,7 @@ void Machine::restore(std::span<const std::byte> state) {
   for (std::size_t i = 0; i < p.vcpus.size(); ++i) {
     restore_vcpu_registers(p.vcpus[i]->kvm(), vcpu_states[i], p.state_shape);
   }
-  p.clock->restore(clock);
+  p.clock->restore(clock, static_cast<std::uint64_t>(longest_pause.count()));
   for (std::size_t i = 0; i < p.vcpus.size(); ++i) {
     restore_vcpu_msrs(p.vcpus[i]->kvm(), vcpu_states[i]);
   }
@@ -443,6 +443,7 @@ Usage Machine::usage() const {
 void Machine::set_balloon(std::uint64_t bytes) { parts_->virtio.set_balloon(bytes); }
 
 std::optional<BalloonState> Machine::balloon() const { return parts_->virtio.balloon(); }
+std::vector<DiskErrors> Machine::disk_errors() const { return parts_->virtio.disk_errors(); }
 
 std::uint64_t Machine::first_instruction_ns() const { return parts_->vcpus[0]->first_entry_ns(); }
 

@@ -3,6 +3,7 @@
 // console_input() from any.
 #pragma once
 
+#include <chrono>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -71,6 +72,12 @@ struct BalloonState {
   std::vector<std::pair<const char*, std::uint64_t>> statistics = {};
 };
 
+/// What the host failed to do for one disk since this machine was built.
+struct DiskErrors {
+  std::uint64_t count = 0;  // requests; the guest was told of each
+  int last = 0;             // errno of the last
+};
+
 class Machine {
  public:
   /// Builds the machine in its shape: RAM (holes), vCPUs, devices, wiring. Disks are opened but not
@@ -106,7 +113,12 @@ class Machine {
   /// All state but RAM; only while paused.
   std::vector<std::byte> save();
   /// Only on a machine that never ran. Throws StateError or std::system_error; then it is unusable.
-  void restore(std::span<const std::byte> state);
+  /// `longest_pause`: how long the guest may have stood still, by this host's clock; what is longer
+  /// is taken for a clock that is wrong, and the guest's goes on from where it was.
+  void restore(std::span<const std::byte> state,
+               std::chrono::nanoseconds longest_pause = kLongestMove);
+  static constexpr std::chrono::seconds kLongestMove{60};
+  static constexpr std::chrono::hours kLongestSleep{24 * 366 * 10};  // in a snapshot
   /// Gives the guest a new generation ID and tells it (ACPI's VM_Gen_Counter): it goes on from a
   /// state that others may go on from, too. While paused.
   void renew_generation();
@@ -148,6 +160,8 @@ class Machine {
   void set_balloon(std::uint64_t bytes);
   /// nullopt: it has none. Any thread.
   std::optional<BalloonState> balloon() const;
+  /// In the order of the configuration's disks. Any thread.
+  std::vector<DiskErrors> disk_errors() const;
 
   /// CPU time the vCPU threads have used, nanoseconds.
   std::uint64_t vcpu_cpu_ns() const;

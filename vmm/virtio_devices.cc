@@ -61,8 +61,8 @@ struct VirtioDevices::Wiring {
 
 struct VirtioDevices::Disk {
   Disk(const DiskConfig& config, std::size_t index, Wiring& wiring)
-      : image(config.path, config.read_only),
-        blk(image, fmt::format("godwit-disk{}", index)),
+      : image(config.path, config.read_only, config.direct),
+        blk(image, config.serial.empty() ? fmt::format("godwit-disk{}", index) : config.serial),
         pci(wiring.attach(blk)) {}
 
   devices::DiskImage image;
@@ -174,6 +174,12 @@ std::optional<BalloonState> VirtioDevices::balloon() const {
     if (said.values[i]) state.statistics.emplace_back(said.kNames[i], *said.values[i]);
   }
   return state;
+}
+
+std::vector<DiskErrors> VirtioDevices::disk_errors() const {
+  std::vector<DiskErrors> errors;
+  for (const auto& disk : disks_) errors.push_back({disk->blk.errors(), disk->blk.last_error()});
+  return errors;
 }
 
 void VirtioDevices::add_usage(Usage& usage) const {

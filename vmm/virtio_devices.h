@@ -21,6 +21,7 @@
 namespace godwit::vmm {
 
 struct BalloonState;
+struct DiskErrors;
 struct Usage;
 
 class VirtioDevices {
@@ -46,6 +47,7 @@ class VirtioDevices {
   std::size_t hvc_input(std::span<const std::byte> bytes);
   void set_balloon(std::uint64_t bytes);
   std::optional<BalloonState> balloon() const;
+  std::vector<DiskErrors> disk_errors() const;
   /// Adds what the devices have moved. Any thread.
   void add_usage(Usage& usage) const;
 

@@ -54,8 +54,9 @@ std::vector<std::string> words_of(const json& request, const std::string& name) 
   }
   for (const json& disk : list_in(request, "disks")) {
     const bool read_only = number_in(disk, "read_only").value_or(0) != 0;
-    words.insert(words.end(),
-                 {"--disk", text_or_complain(disk, "path") + (read_only ? ",readonly" : "")});
+    words.insert(words.end(), {"--disk", disk_text({text_or_complain(disk, "path"), read_only,
+                                                    text_in(disk, "cache").value_or("") == "none",
+                                                    text_in(disk, "serial").value_or("")})});
   }
   for (const json& net : list_in(request, "nets")) {
     vmm::NetConfig config{text_or_complain(net, "tap"), text_in(net, "mac").value_or(""), 0,

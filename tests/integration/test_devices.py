@@ -3,6 +3,7 @@
 import random
 import socket
 import threading
+import time
 import unittest
 
 import shell_guest
@@ -113,6 +114,37 @@ class LinuxDevicesTest(DevicesCase):
         self.gives_back_what_it_frees(there)
         self.assertEqual(ask(self, there, "dd if=/dev/hwrng bs=64 count=4 2>/dev/null | wc -c").strip(), "256")
         self.assertEqual(ask(self, there, "dmesg | grep -iE 'stall|lockup|BUG:|WARNING|virtio.*(error|fail)' || true"), "")
+
+
+class LinuxRestoreTest(Case):
+    def clocks(self, guest):
+        """How far the guest's wall clock is from the host's, and its time since it booted, seconds."""
+        before = time.time()
+        words = ask(self, guest, "echo $(date +%s) $(cut -d' ' -f1 /proc/uptime)").split()
+        off = int(words[-2]) - int(before)
+        return off, float(words[-1])
+
+    def test_the_wall_clock_is_right_after_hours_in_a_snapshot(self):
+        disk = self.folder / "disk"
+        disk.write_bytes(bytes(8 << 20))
+        guest = shell_guest.boot(self, "6.12", more=("--disk", f"{disk},serial=data-1"))
+        self.assertEqual(ask(self, guest, "echo $(cat /sys/block/vda/serial)"), "data-1")
+        off, up = self.clocks(guest)
+        self.assertLessEqual(abs(off), 3)
+        self.assertEqual(self.godwit("snapshot", guest.api, self.folder / "snapshot", seconds=60)[0], 0)
+        self.assertEqual(self.godwit("stop", guest.api, "--force")[0], 0)
+        self.ended(guest, 0)
+        # Two hours later, as far as anyone here can tell.
+        self.addCleanup(lambda: time.clock_settime(time.CLOCK_REALTIME, time.time() - 7200))
+        time.clock_settime(time.CLOCK_REALTIME, time.time() + 7200)
+        restored = self.restore(self.folder / "snapshot", name="web2")
+        off, later = self.clocks(restored)
+        self.assertLessEqual(abs(off), 3, "seconds off")
+        self.assertGreaterEqual(later, up + 7200, "it has gone on, and not back")
+        self.assertLess(later, up + 7200 + 120)
+        off, last = self.clocks(restored)
+        self.assertGreaterEqual(last, later)
+        self.assertEqual(ask(self, restored, "dmesg | grep -iE 'stall|lockup|BUG:|WARNING' || true"), "")
 
 
 if __name__ == "__main__":

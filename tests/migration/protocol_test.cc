@@ -18,7 +18,7 @@ Hello hello() {
   hello.machine.name = "web1";
   hello.machine.memory_bytes = 256 << 20;
   hello.machine.cpus = 2;
-  hello.machine.disks = {{"/srv/web1.img", false}};
+  hello.machine.disks = {{"/srv/web1.img", false, true, "root"}};
   hello.machine.nets = {{"t0", "02:00:00:00:00:07", 9000, "br0"}};
   hello.machine.rng = true;
   hello.machine.balloon = true;

@@ -135,6 +135,7 @@ std::uint64_t Machine::vcpu_cpu_ns() const { return 5'000'000; }
 Usage Machine::usage() const { return {5'000'000, 2'000'000, 4096, 512}; }
 memory::GuestMemory& Machine::memory() { return parts_->memory; }
 void Machine::set_balloon(std::uint64_t bytes) { world().balloon = bytes; }
+std::vector<DiskErrors> Machine::disk_errors() const { return {}; }
 std::optional<BalloonState> Machine::balloon() const {
   return BalloonState{world().balloon, 4096, 8192, {{"free_bytes", 77}}};
 }

@@ -138,6 +138,31 @@ TEST_F(MachineOptions, DescribeAMachine) {
   EXPECT_EQ(config_.name, "web1");
 }
 
+TEST_F(MachineOptions, DescribeDisks) {
+  EXPECT_EQ(complaint({"--disk", disk_ + ",serial=root-1,cache=none,readonly"}), "none");
+  ASSERT_EQ(config_.disks, (std::vector<vmm::DiskConfig>{{disk_, true, true, "root-1"}}));
+  EXPECT_EQ(disk_text(config_.disks[0]), disk_ + ",readonly,cache=none,serial=root-1");
+  EXPECT_EQ(complaint({"--disk", disk_ + ",cache=writeback"}), "none");
+  EXPECT_FALSE(config_.disks[0].direct);
+  EXPECT_EQ(complaint({"--disk", disk_ + ",cache=fast"}),
+            "--disk: cache=fast: there are cache=writeback and cache=none");
+  for (const std::string bad : {"", "a/b", "123456789012345678901"}) {
+    EXPECT_EQ(complaint({"--disk", disk_ + ",serial=" + bad}),
+              "--disk: serial=" + bad + ": must be 1 to 20 of A-Z a-z 0-9 . _ -");
+  }
+}
+
+TEST_F(MachineOptions, RenewMacAddressesByName) {
+  config_ = {};
+  config_.name = "web1";
+  config_.nets = {{"t0", vmm::derived_mac("web1", 0), 0, ""}, {"t1", "02:00:00:00:00:08", 0, ""}};
+  EXPECT_THROW(renew_macs(config_), UsageError);
+  config_.name = "web2";
+  renew_macs(config_);
+  EXPECT_EQ(config_.nets[0].mac, vmm::derived_mac("web2", 0));
+  EXPECT_EQ(config_.nets[1].mac, vmm::derived_mac("web2", 1));
+}
+
 TEST_F(MachineOptions, DescribeDevices) {
   EXPECT_EQ(
       complaint({"--net", "tap=t0", "--net", "mtu=9000,bridge=br0,tap=t1,mac=02:00:00:00:00:07",

@@ -47,7 +47,7 @@ VirtioBlk::VirtioBlk(DiskImage& image, std::string_view serial, IoEngine::Kind e
   config_.capacity = image.sectors();
   config_.size_max = 1U << 20;
   config_.seg_max = kQueueSize - 2;  // less the header and the status
-  config_.blk_size = 512;
+  config_.blk_size = image.block_size();
   config_.num_queues = 1;
   config_.max_discard_sectors = kMaxRangeSectors;
   config_.max_discard_seg = 1;
@@ -108,6 +108,7 @@ void VirtioBlk::stop() {
 void VirtioBlk::save(vmm::StateWriter& writer) const {
   writer.put(config_.capacity);
   writer.put(std::uint8_t{image_.read_only()});
+  writer.put(config_.blk_size);
 }
 
 void VirtioBlk::restore(vmm::StateReader& reader) {
@@ -118,6 +119,14 @@ void VirtioBlk::restore(vmm::StateReader& reader) {
   }
   if (reader.get<std::uint8_t>() != std::uint8_t{image_.read_only()}) {
     reader.fail("disk image " + image_.path() + " is read-only on one side only");
+  }
+  // A larger one here would fail what the guest has a right to ask.
+  if (const auto block = reader.get<std::uint32_t>(); block < image_.block_size() || block > 4096) {
+    reader.fail("disk image " + image_.path() + " needs blocks of " +
+                std::to_string(image_.block_size()) + " bytes here, the guest knows " +
+                std::to_string(block));
+  } else {
+    config_.blk_size = block;
   }
 }
 

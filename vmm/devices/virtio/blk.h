@@ -3,14 +3,18 @@
 // the doorbell rings or I/O completes, and only between start() and stop(); buffers are the
 // guest's, no copy is made. Offers flush, discard, write-zeroes, 512-byte sectors, GET_ID.
 //
-// The image goes through the host's page cache: a write is stable once a flush after it completed,
-// or, for a driver that did not negotiate VIRTIO_BLK_F_FLUSH, when it completes itself.
+// With DiskImage::direct() buffers of the guest that the host's disk cannot take as they lie go
+// through a small one of ours, and blk_size is what that disk demands of offsets.
+//
+// The image goes through the host's page cache, or not: a write is stable once a flush after it
+// completed, or, for a driver that did not negotiate VIRTIO_BLK_F_FLUSH, when it completes itself.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -55,6 +59,9 @@ class VirtioBlk final : public VirtioBackend {
   /// thread.
   std::uint64_t read_bytes() const { return read_bytes_.load(std::memory_order_relaxed); }
   std::uint64_t written_bytes() const { return written_bytes_.load(std::memory_order_relaxed); }
+  /// Requests that the host failed, and the errno of the last. Any thread.
+  std::uint64_t errors() const { return errors_; }
+  int last_error() const { return last_error_; }
 
  private:
   // 5.2.4
@@ -78,11 +85,17 @@ class VirtioBlk final : public VirtioBackend {
     std::uint32_t unused2;
   };
 
+  struct FreeBytes {
+    void operator()(std::byte* bytes) const { std::free(bytes); }
+  };
+
   /// A chain being served. Its buffers are marked dirty when `chain.writable` is cleared.
   struct Request {
     Chain chain;
     IoOperation operation;
-    std::vector<iovec> buffers;
+    std::vector<iovec> buffers;                      // what is left of the transfer
+    std::unique_ptr<std::byte[], FreeBytes> bounce;  // the engine's in place of buffers
+    iovec bounced = {};
     std::uint64_t done = 0;  // bytes of operation.length
     unsigned retries = 0;
     bool data_in = false;      // the device writes data for the guest
@@ -100,6 +113,8 @@ class VirtioBlk final : public VirtioBackend {
   void answer_id(Request& request);
   void submit(Request& request);
   void submit_rest(Request& request, std::uint64_t moved);
+  bool aligned(const Request& request) const;
+  void submit_bounced(Request& request);
   void completed(const IoCompletion& completion);
   void failed(Request& request, int error);
   void finish(Request& request, std::uint8_t status);
@@ -129,6 +144,8 @@ class VirtioBlk final : public VirtioBackend {
   bool broken_ = false;
   std::atomic<std::uint64_t> read_bytes_ = 0;
   std::atomic<std::uint64_t> written_bytes_ = 0;
+  std::atomic<std::uint64_t> errors_ = 0;
+  std::atomic<int> last_error_ = 0;
   bool pushed_ = false;  // since the driver was last considered for an interrupt
 
   std::thread thread_;  // last: it uses all of the above

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include "vmm/devices/virtio/blk.h"
@@ -33,7 +34,9 @@ struct RangeSegment {
 };
 
 alignas(4096) constexpr std::array<std::byte, 1 << 16> kZeroes{};
-constexpr std::size_t kZeroBuffers = 64;  // 4 MiB a write
+constexpr std::size_t kBounceSize = 1 << 16;
+constexpr std::size_t kBounceAlignment = 4096;  // of any disk
+constexpr std::size_t kZeroBuffers = 64;        // 4 MiB a write
 
 template <typename Buffers>
 std::uint64_t total(const Buffers& buffers, auto bytes_of) {
@@ -145,6 +148,9 @@ void VirtioBlk::begin_transfer(Request& request, bool in, std::uint64_t sector) 
   request.operation.length = length;
   if (length == 0) {
     finish(request, kOk);
+  } else if (request.operation.offset % image_.block_size() != 0 ||
+             length % image_.block_size() != 0) {
+    finish(request, kIoError);
   } else {
     submit(request);
   }
@@ -198,9 +204,54 @@ void VirtioBlk::answer_id(Request& request) {
 }
 
 void VirtioBlk::submit(Request& request) {
+  const bool transfer = request.operation.kind == IoOperation::Kind::kRead ||
+                        request.operation.kind == IoOperation::Kind::kWrite;
+  if (transfer && (request.bounce || !aligned(request))) return submit_bounced(request);
   request.operation.buffers = request.buffers;
   engine_->submit(request.operation);
 }
+
+bool VirtioBlk::aligned(const Request& request) const {
+  const auto mask = std::uint64_t{image_.buffer_alignment()} - 1;
+  if (mask == 0) return true;
+  return std::all_of(request.buffers.begin(), request.buffers.end(), [&](const iovec& buffer) {
+    return ((reinterpret_cast<std::uintptr_t>(buffer.iov_base) | buffer.iov_len) & mask) == 0 &&
+           buffer.iov_len % image_.block_size() == 0;
+  });
+}
+
+/// A piece of the transfer at a time, so that a guest cannot have us keep much for it.
+void VirtioBlk::submit_bounced(Request& request) {
+  if (!request.bounce) {
+    request.bounce.reset(
+        static_cast<std::byte*>(std::aligned_alloc(kBounceAlignment, kBounceSize)));
+    if (!request.bounce) return failed(request, ENOMEM);
+  }
+  request.bounced = {request.bounce.get(), 0};
+  for (const iovec& buffer : request.buffers) {
+    const std::size_t size = std::min(buffer.iov_len, kBounceSize - request.bounced.iov_len);
+    if (!request.data_in) {
+      std::memcpy(request.bounce.get() + request.bounced.iov_len, buffer.iov_base, size);
+    }
+    request.bounced.iov_len += size;
+  }
+  request.operation.buffers = std::span(&request.bounced, 1);
+  engine_->submit(request.operation);
+}
+
+namespace {
+
+/// Copies the first `size` bytes of `from` to where the guest wants them.
+void scatter(std::span<const iovec> buffers, const std::byte* from, std::uint64_t size) {
+  for (const iovec& buffer : buffers) {
+    const std::uint64_t part = std::min<std::uint64_t>(buffer.iov_len, size);
+    std::memcpy(buffer.iov_base, from, part);
+    from += part;
+    size -= part;
+  }
+}
+
+}  // namespace
 
 /// Goes on after the first `moved` bytes of what was submitted.
 void VirtioBlk::submit_rest(Request& request, std::uint64_t moved) {
@@ -235,8 +286,11 @@ void VirtioBlk::completed(const IoCompletion& completion) {
   if (transfer) {
     const auto moved = static_cast<std::uint64_t>(completion.result);
     if (moved == 0) {  // the image was truncated under us
-      finish(request, kIoError);
+      failed(request, EIO);
       return;
+    }
+    if (request.bounce && request.data_in) {
+      scatter(request.buffers, request.bounce.get(), moved);
     }
     request.done += moved;
     (request.data_in ? read_bytes_ : written_bytes_).fetch_add(moved, std::memory_order_relaxed);
@@ -263,6 +317,10 @@ void VirtioBlk::failed(Request& request, int error) {
     request.operation.kind = IoOperation::Kind::kWrite;
     submit_rest(request, 0);
   } else {
+    if (error != EOPNOTSUPP) {
+      last_error_ = error;
+      ++errors_;
+    }
     finish(request, error == EOPNOTSUPP ? kUnsupported : kIoError);
   }
 }
@@ -278,6 +336,7 @@ void VirtioBlk::finish(Request& request, std::uint8_t status, std::uint64_t writ
   request.chain.writable.back().bytes().back() = std::byte{status};
   request.chain.writable
       .clear();  // everything landed: this marks it dirty, before the driver is told
+  request.bounce.reset();
   free_.push_back(id_of(request));
   if (broken_) return;
   if (!port_.queue->push(request.chain.head, static_cast<std::uint32_t>(written))) break_device();

@@ -7,8 +7,12 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -58,6 +62,15 @@ std::string holder_of(int fd) {
 
 constexpr std::uint64_t kSectorSize = 512;
 
+constexpr std::uint32_t kLargestBlock = 4096;  // that a guest can be shown
+
+[[noreturn]] void throw_no_direct_io(const std::string& path) {
+  throw std::runtime_error(
+      fmt::format("disk image {}: its file system cannot do without the page cache (O_DIRECT): use "
+                  "cache=writeback",
+                  path));
+}
+
 int set_lock(int fd, short type) {
   struct flock lock = {};
   lock.l_type = type;
@@ -67,11 +80,12 @@ int set_lock(int fd, short type) {
 
 }  // namespace
 
-DiskImage::DiskImage(std::string path, bool read_only)
-    : path_(std::move(path)), read_only_(read_only) {
+DiskImage::DiskImage(std::string path, bool read_only, bool direct)
+    : path_(std::move(path)), read_only_(read_only), direct_(direct) {
   // O_NONBLOCK so that a FIFO does not hold us up; off again at once, since io_uring heeds it.
-  const int flags = (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC;
+  const int flags = (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | (direct ? O_DIRECT : 0);
   fd_ = sys::UniqueFd(::open(path_.c_str(), flags | O_NONBLOCK));
+  if (!fd_ && direct && errno == EINVAL) throw_no_direct_io(path_);
   if (!fd_) sys::throw_errno(fmt::format("open disk image {}", path_));
   sys::check(::fcntl(fd_.get(), F_SETFL, flags), "set flags of the disk image");
   struct stat status = {};
@@ -91,6 +105,33 @@ DiskImage::DiskImage(std::string path, bool read_only)
     throw std::runtime_error(
         fmt::format("disk image {}: is empty; give it a size, as with truncate -s 10G", path_));
   }
+  if (!direct_) return;
+  find_alignment();
+  const std::uint64_t block = block_size_ / kSectorSize;
+  if (block_size_ > kLargestBlock || sectors_ % block != 0) {
+    throw std::runtime_error(
+        fmt::format("disk image {}: cache=none needs a size that is a multiple of {} bytes here",
+                    path_, block_size_));
+  }
+}
+
+/// Asks the kernel, which tells since Linux 6.1, and tries where it does not.
+void DiskImage::find_alignment() {
+  struct statx status = {};
+  if (::statx(fd_.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) == 0 &&
+      (status.stx_mask & STATX_DIOALIGN) != 0) {
+    if (status.stx_dio_offset_align == 0) throw_no_direct_io(path_);
+    block_size_ = std::max<std::uint32_t>(status.stx_dio_offset_align, kSectorSize);
+    buffer_alignment_ = std::max<std::uint32_t>(status.stx_dio_mem_align, 1);
+    return;
+  }
+  alignas(4096) static std::array<std::byte, 4096> buffer;
+  for (const std::uint32_t size : {std::uint32_t{kSectorSize}, std::uint32_t{buffer.size()}}) {
+    if (::pread(fd_.get(), buffer.data(), size, 0) < 0) continue;
+    block_size_ = buffer_alignment_ = size;
+    return;
+  }
+  throw_no_direct_io(path_);
 }
 
 void DiskImage::lock() {

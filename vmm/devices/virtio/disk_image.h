@@ -15,13 +15,17 @@ class DiskImage {
  public:
   /// Throws std::system_error when the image cannot be opened, and std::runtime_error, in one line
   /// for the user, when it is neither a regular file nor a block device, or smaller than one
-  /// sector.
-  DiskImage(std::string path, bool read_only);
+  /// sector. `direct`: past the page cache, by O_DIRECT; std::runtime_error where there is none.
+  DiskImage(std::string path, bool read_only, bool direct = false);
 
   int fd() const { return fd_.get(); }
   const std::string& path() const { return path_; }
   bool read_only() const { return read_only_; }
   bool block_device() const { return block_device_; }
+  bool direct() const { return direct_; }
+  /// What offsets and lengths of I/O must be multiples of, bytes, and addresses of buffers.
+  std::uint32_t block_size() const { return block_size_; }
+  std::uint32_t buffer_alignment() const { return buffer_alignment_; }
   /// Whole sectors of 512 bytes; fixed at opening. What is left of a last partial one is out of
   /// reach.
   std::uint64_t sectors() const { return sectors_; }
@@ -39,10 +43,14 @@ class DiskImage {
 
  private:
   bool shared_with_hosts() const;
+  void find_alignment();
 
   std::string path_;
   bool read_only_;
+  bool direct_;
   bool block_device_ = false;
+  std::uint32_t block_size_ = 512;
+  std::uint32_t buffer_alignment_ = 1;
   sys::UniqueFd fd_;
   std::uint64_t sectors_ = 0;
   bool locked_ = false;

@@ -107,11 +107,17 @@ void VirtioNet::reset() {
   senders_.clear();
 }
 
-// The MAC and the MTU are the machine's configuration.
-void VirtioNet::save(vmm::StateWriter& writer) const { writer.put_array(std::span(senders_)); }
+// The MAC and the MTU are the machine's configuration; the MAC is here to tell a copy of the guest,
+// which has another one and must not announce the addresses of the first.
+void VirtioNet::save(vmm::StateWriter& writer) const {
+  writer.put(config_.mac);
+  writer.put_array(std::span(senders_));
+}
 
 void VirtioNet::restore(vmm::StateReader& reader) {
+  const auto mac = reader.get<std::array<std::uint8_t, 6>>();
   senders_ = reader.get_array<ArpSender>(kMaxSenders);
+  if (mac != config_.mac) senders_.clear();
   next_sender_ = 0;
   arrived_ = true;
 }

@@ -56,8 +56,8 @@ constexpr std::uint8_t kBlkOk = 0, kBlkIoError = 1, kBlkUnsupported = 2;
 /// Everything one side of a move has; two of them share an image.
 struct BlkMachine {
   explicit BlkMachine(const std::string& path, bool read_only = false,
-                      IoEngine::Kind engine = IoEngine::Kind::kBest)
-      : image(path, read_only), blk(image, "serial-number", engine) {}
+                      IoEngine::Kind engine = IoEngine::Kind::kBest, bool direct = false)
+      : image(path, read_only, direct), blk(image, "serial-number", engine) {}
   memory::GuestMemory memory{16 << 20};
   FakeVectors vectors;
   FakeDoorbells doorbells;

@@ -2,8 +2,14 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+
+#include <cerrno>
+#include <cstring>
+#include <thread>
 
 #include "tests/vmm/devices/virtio/blk_fixture.h"
 
@@ -407,6 +413,76 @@ TEST_P(VirtioBlkTest, AnImageTruncatedUnderItGivesErrors) {
   EXPECT_EQ(driver_.last_length, 0u);
   EXPECT_EQ(driver_.request(kBlkIn, 8, {{kData, 1024, true}}), kBlkIoError);
   EXPECT_EQ(driver_.last_length, 512u);  // what was there came in
+}
+
+// Whatever lies where in guest RAM, though the host's disk wants it aligned.
+TEST_P(VirtioBlkTest, PastThePageCacheAnyBufferWorks) {
+  try {
+    const DiskImage probe(file_.path, true, true);
+  } catch (const std::runtime_error& error) {
+    GTEST_SKIP() << error.what();
+  }
+  BlkMachine machine(file_.path, false, GetParam(), true);
+  BlkDriver driver(machine);
+  ASSERT_EQ(driver.bring_up(), 15);
+  EXPECT_NE(::fcntl(machine.image.fd(), F_GETFL) & O_DIRECT, 0);
+  const std::uint32_t block = machine.image.block_size();
+  EXPECT_EQ(machine.registers.get<std::uint32_t>(machine.registers.config -
+                                                 machine.registers.common + 20),
+            block);
+  std::vector<char> wanted(200 * std::size_t{block});
+  for (std::size_t i = 0; i < wanted.size(); ++i) wanted[i] = static_cast<char>(i * 7 + i / 512);
+  const auto size = static_cast<std::uint32_t>(wanted.size());
+  machine.memory.write(kData + 3, std::as_bytes(std::span(wanted)));
+  const std::uint64_t sectors = block / 512;
+  // Odd addresses, odd lengths, and aligned ones.
+  EXPECT_EQ(driver.request(kBlkOut, sectors, {{kData + 3, 1001}, {kData + 3 + 1001, size - 1001}}),
+            kBlkOk);
+  EXPECT_EQ(file_.read(block, size), wanted);
+  EXPECT_EQ(driver.request(kBlkIn, sectors,
+                           {{8 << 20, 4096 + 1, true}, {(9 << 20) + 5, size - 4097, true}}),
+            kBlkOk);
+  EXPECT_EQ(driver.last_length, size + 1);
+  auto got = driver.bytes(8 << 20, 4097);
+  const auto rest = driver.bytes((9 << 20) + 5, size - 4097);
+  got.insert(got.end(), rest.begin(), rest.end());
+  EXPECT_EQ(got, wanted);
+  EXPECT_EQ(driver.request(kBlkIn, sectors, {{10 << 20, size & ~4095u, true}}), kBlkOk);
+  EXPECT_TRUE(std::equal(wanted.begin(), wanted.begin() + (size & ~4095u),
+                         driver.bytes(10 << 20, size & ~4095u).begin()));
+  EXPECT_EQ(driver.request(kBlkFlush, 0, {}), kBlkOk);
+  if (block > 512) {
+    EXPECT_EQ(driver.request(kBlkIn, 1, {{kData, 512, true}}), kBlkIoError);
+  }
+  EXPECT_EQ(machine.blk.errors(), 0u);
+}
+
+// Only this thread sees the small file system.
+TEST_P(VirtioBlkTest, AFullFileSystemIsAnErrorOfTheGuestsWriteAndCounted) {
+  std::string skipped;
+  std::thread([&] {
+    const std::string folder = testing::TempDir();
+    if (::unshare(CLONE_NEWNS) != 0 || ::mount("", "/", "", MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        ::mount("tmpfs", folder.c_str(), "tmpfs", 0, "size=1m") != 0) {
+      skipped = std::strerror(errno);
+      return;
+    }
+    const std::string path = folder + "/image";
+    ASSERT_EQ(::close(::creat(path.c_str(), 0600)), 0);
+    ASSERT_EQ(::truncate(path.c_str(), kImageSize), 0);
+    BlkMachine machine(path, false, GetParam());
+    BlkDriver driver(machine);
+    ASSERT_EQ(driver.bring_up(), 15);
+    driver.fill(kData, 4 << 20, 'f');
+    EXPECT_EQ(driver.request(kBlkOut, 0, {{kData, 4096}}), kBlkOk);
+    EXPECT_EQ(machine.blk.errors(), 0u);
+    EXPECT_EQ(driver.request(kBlkOut, 8, {{kData, 4 << 20}}), kBlkIoError);
+    EXPECT_EQ(machine.blk.errors(), 1u);
+    EXPECT_EQ(machine.blk.last_error(), ENOSPC);
+    EXPECT_EQ(driver.request(kBlkIn, 0, {{8 << 20, 4096, true}}), kBlkOk) << "it goes on";
+    EXPECT_EQ(driver.bytes(8 << 20, 4096), std::vector<char>(4096, 'f'));
+  }).join();
+  if (!skipped.empty()) GTEST_SKIP() << "needs to mount a file system: " << skipped;
 }
 
 }  // namespace

@@ -44,6 +44,11 @@ TEST(DiskImage, RefusesWhatIsNoImageInOneClearLine) {
   ::unlink(fifo.c_str());
 }
 
+TEST(DiskImage, SaysWhereThereIsNoDirectIo) {
+  const std::string why = error_of([] { DiskImage("/proc/version", true, true); });
+  EXPECT_NE(why.find("use cache=writeback"), std::string::npos) << why;
+}
+
 TEST(DiskImage, OneWriterOrManyReaders) {
   const ScratchFile file(1 << 20);
   DiskImage writer(file.path, false), other(file.path, false);

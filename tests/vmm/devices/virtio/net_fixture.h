@@ -64,7 +64,8 @@ inline std::vector<char> arp_of(const ArpSender& sender) {
 
 /// Everything one side of a move has.
 struct NetMachine {
-  explicit NetMachine(std::uint16_t mtu = 1450) : net(port, kMac, mtu) {}
+  explicit NetMachine(std::uint16_t mtu = 1450, const std::array<std::uint8_t, 6>& mac = kMac)
+      : net(port, mac, mtu) {}
 
   /// The next packet that leaves, header included; empty after `milliseconds`.
   std::vector<char> far_end(int milliseconds = 5000) {

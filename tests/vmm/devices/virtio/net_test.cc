@@ -147,6 +147,23 @@ TEST_F(VirtioNetTest, BuffersHeldForAPacketMoveWithTheGuest) {
   EXPECT_EQ(parts[1].back(), 'j');
 }
 
+TEST_F(VirtioNetTest, ACopyWithAnAddressOfItsOwnDoesNotAnnounceThoseOfTheFirst) {
+  ASSERT_EQ(driver_.bring_up(), 15);
+  driver_.send(arp_of({kMac, {10, 0, 0, 7}}));
+  ASSERT_EQ(machine_.far_end().size(), 54u);
+  machine_.device.quiesce();
+  constexpr std::array<std::uint8_t, 6> kOther = {0x02, 0x11, 0x22, 0x33, 0x44, 0x66};
+  NetMachine copy(1450, kOther);
+  move_to(copy, machine_);
+  EXPECT_EQ(read_as<std::uint8_t>(copy.device, copy.registers.config + 5), 0x66);
+  for (unsigned i = 0; i < VirtioNet::kAnnouncements; ++i) {
+    const auto packet = copy.far_end(1500);
+    ASSERT_EQ(packet.size(), 72u) << i;
+    EXPECT_EQ(packet[12 + 13], '\x35') << "RARP only";
+    EXPECT_EQ(packet[12 + 11], '\x66');
+  }
+}
+
 TEST_F(VirtioNetTest, AfterAMoveTheGuestIsAnnounced) {
   ASSERT_EQ(driver_.bring_up(), 15);
   driver_.send(arp_of({kMac, {10, 0, 0, 7}}));
