@@ -32,6 +32,7 @@ constexpr RealKey kReals[] = {
     {"work_per_joule", &PolicyConfig::work_per_joule, 0, 1e6},
     {"hold_seconds", &PolicyConfig::hold_seconds, 0, 1e6},
     {"empty_below", &PolicyConfig::empty_below, 0, 2},
+    {"sample_share", &PolicyConfig::sample_share, 0, 1},
     {"work_per_imbalance", &PolicyConfig::work_per_imbalance, 0, 1e6},
     {"deadband", &PolicyConfig::deadband, 0, 1},
     {"cooldown_seconds", &PolicyConfig::cooldown_seconds, 0, 1e6},

@@ -38,10 +38,11 @@ struct PolicyConfig {
   double work_per_joule = 1.0;  // consolidation: capacity x seconds a joule is worth
   double hold_seconds = 14400;  // how long an emptied host is expected to stay empty
   double empty_below = 0.8;     // only hosts below this forecast load try to empty themselves
-  double work_per_imbalance =
-      0.3;  // balance: worth of one unit of squared load over the horizon, x capacity
-  double deadband =
-      0.06;  // balance: forecast load above the peers' mean that is not worth acting on
+  // Balance, in squared deviations of load from the mean of the hosts asked.
+  double sample_share = 0.33;       // of the newest sample; the rest is the forecast's
+  double work_per_imbalance = 0.3;  // worth of one over the horizon, x capacity
+  double deadband = 0.15;  // a move must take off deadband x the hosts' standard deviation (or half
+                           // the deadband, where that is more)
 
   // Damping.
   double cooldown_seconds = 1800;  // after a guest's move; doubles with every recent one

@@ -134,14 +134,17 @@ void NodePolicy::carry_out(const World& world, const std::vector<Decision>& deci
 std::vector<Move> NodePolicy::plan(const World& world) {
   observe(world);
   std::vector<Move> moves;
-  // Each node waits a little before it acts: the less efficient and the emptier, the shorter, with
-  // jitter. Hosts act one after another, so each sees the reservations of those before it.
+  // Each node waits a little before it acts, with jitter. To balance: the more loaded, the shorter.
+  // To consolidate: the less efficient and the emptier, the shorter. Hosts act one after another,
+  // so each sees the reservations of those before it.
   std::vector<std::pair<double, std::size_t>> order;
   for (const std::size_t h : awake_) {
     const HostView& view = hosts_[h].view;
     const double jitter = static_cast<double>(random_() >> 11) * 0x1p-53 * 0.05;
     order.emplace_back(
-        view.forecast.mean / view.capacity + jitter - 100 * view.power.watts[10] / view.capacity,
+        jitter + (config_.goal == Goal::kBalance ? -view.demand / view.capacity
+                                                 : view.forecast.mean / view.capacity -
+                                                       100 * view.power.watts[10] / view.capacity),
         h);
   }
   std::sort(order.begin(), order.end());

@@ -222,6 +222,7 @@ balancer::PolicyConfig live_policy(balancer::Goal goal, std::chrono::millisecond
   policy.slow_samples = samples(300, 3600);
   policy.hot_n = samples(30, 60);
   policy.hot_k = std::max(1, policy.hot_n * 2 / 3);
+  policy.sample_share = 0;  // a sample of a second says nothing about the next minutes
   policy.deadband = 0.1;
   policy.horizon_seconds = 900;
   policy.cooldown_seconds = 300;
