@@ -11,16 +11,14 @@ namespace godwit::balancer {
 
 namespace {
 
-// Where a guest's spread is borne outlasts what its forecast says of the coming hour.
-constexpr double kSpreadWeight = 2;
-
 double square(double x) { return x * x; }
 
 // How uneven the loads of this host and the asked peers are: squared deviation from their mean, of
 // the forecast and, by `sample_share`, of the newest sample.
 class Imbalance {
  public:
-  explicit Imbalance(const Draft& draft) : share_(draft.policy.sample_share) {
+  explicit Imbalance(const Draft& draft)
+      : share_(draft.policy.sample_share), spread_((1 - share_) * draft.policy.spread_weight) {
     double forecast = 0, demand = 0, hosts = 0;
     const auto each = [&](const auto& visit) {
       visit(draft.self);
@@ -52,7 +50,7 @@ class Imbalance {
   double taken_off(const HostView& source, const HostView& target, const GuestView& guest) const {
     return of(source, 0, 0) + of(target, 0, 0) - of(source, -guest.forecast.mean, -guest.demand) -
            of(target, guest.forecast.mean, guest.demand) +
-           (1 - share_) * kSpreadWeight * guest.forecast.variance *
+           spread_ * guest.forecast.variance *
                (1 / square(source.capacity) - 1 / square(target.capacity));
   }
 
@@ -62,7 +60,7 @@ class Imbalance {
            share_ * square((host.demand + demand) / host.capacity - demand_);
   }
 
-  double share_;
+  double share_, spread_;
   double forecast_ = 0, demand_ = 0;  // mean loads
   double capacity_ = 0;
   double deviation_ = 0;

@@ -33,6 +33,7 @@ constexpr RealKey kReals[] = {
     {"hold_seconds", &PolicyConfig::hold_seconds, 0, 1e6},
     {"empty_below", &PolicyConfig::empty_below, 0, 2},
     {"sample_share", &PolicyConfig::sample_share, 0, 1},
+    {"spread_weight", &PolicyConfig::spread_weight, 0, 100},
     {"work_per_imbalance", &PolicyConfig::work_per_imbalance, 0, 1e6},
     {"deadband", &PolicyConfig::deadband, 0, 1},
     {"cooldown_seconds", &PolicyConfig::cooldown_seconds, 0, 1e6},
@@ -95,6 +96,7 @@ PolicyConfig default_policy(Goal goal) {
   config.cool = 0.85;
   config.fill = 0.95;
   config.confidence = 1.3;
+  config.peers_asked = 32;
   config.cooldown_seconds = 300;
   config.moves_per_round = 4;
   return config;

@@ -10,6 +10,9 @@ namespace godwit::balancer::simulator {
 namespace {
 constexpr std::size_t kSleepersOffered = 2;
 constexpr double kHeatHalfLife = 3600;  // seconds
+// To balance, a node that moved a guest looks again: a live one decides every second, so between
+// two samples it has time for several turns.
+constexpr int kTurns = 4;
 }  // namespace
 
 GuestView NodePolicy::guest_view(const World& world, GuestId id) const {
@@ -148,8 +151,23 @@ std::vector<Move> NodePolicy::plan(const World& world) {
         h);
   }
   std::sort(order.begin(), order.end());
+  std::vector<std::size_t> acting;
+  acting.reserve(order.size());
+  for (const auto& [wait, h] : order) acting.push_back(h);
+  acting = take_turns(world, acting, moves);
+  for (int turn = 1; turn < kTurns && config_.goal == Goal::kBalance; ++turn) {
+    acting = take_turns(world, acting, moves);
+  }
+  return moves;
+}
+
+std::vector<std::size_t> NodePolicy::take_turns(const World& world,
+                                                const std::vector<std::size_t>& order,
+                                                std::vector<Move>& moves) {
+  std::vector<std::size_t> again;
   ClusterView view;
-  for (const auto& [wait, h] : order) {
+  for (const std::size_t h : order) {
+    const std::size_t before = moves.size();
     const HostState& state = hosts_[h];
     if (state.took || state.emptied) continue;
     view.now = now_;
@@ -157,12 +175,16 @@ std::vector<Move> NodePolicy::plan(const World& world) {
     view.hot = state.detector.hot();
     view.guests.clear();
     view.peers.clear();
-    for (const GuestId id : world.hosts()[h].guests) view.guests.push_back(guest_view(world, id));
+    for (const GuestId id : world.hosts()[h].guests) {
+      const GuestView guest = guest_view(world, id);
+      if (guest.last_move < now_) view.guests.push_back(guest);
+    }
     if (!wants_peers(view, config_)) continue;
     ask_peers(view, h);
     carry_out(world, decide(view, config_), moves);
+    if (moves.size() > before) again.push_back(h);
   }
-  return moves;
+  return again;
 }
 
 }  // namespace godwit::balancer::simulator

@@ -41,6 +41,9 @@ class NodePolicy : public Policy {
   void observe(const World& world);
   GuestView guest_view(const World& world, GuestId id) const;
   void ask_peers(ClusterView& view, std::size_t self);
+  // Lets the hosts act one after another; returns those that moved a guest.
+  std::vector<std::size_t> take_turns(const World& world, const std::vector<std::size_t>& order,
+                                      std::vector<Move>& moves);
   void carry_out(const World& world, const std::vector<Decision>& decisions,
                  std::vector<Move>& moves);
 

@@ -222,7 +222,13 @@ balancer::PolicyConfig live_policy(balancer::Goal goal, std::chrono::millisecond
   policy.slow_samples = samples(300, 3600);
   policy.hot_n = samples(30, 60);
   policy.hot_k = std::max(1, policy.hot_n * 2 / 3);
-  policy.sample_share = 0;  // a sample of a second says nothing about the next minutes
+  // The defaults are for samples of five minutes. Shorter ones say less of the next minutes, and
+  // what strays in them evens out within.
+  const double weight = std::min(1.0, seconds / 300);
+  policy.sample_share *= weight;
+  policy.spread_weight *= weight;
+  // Averages of seconds: the fast one has to show a hot spot within a minute.
+  if (goal == balancer::Goal::kBalance) policy.trend_share = 0.7;
   policy.deadband = 0.1;
   policy.horizon_seconds = 900;
   policy.cooldown_seconds = 300;

@@ -84,7 +84,8 @@ TEST(Decide, ASwapCountsAgainstTheLimitsOfBothHostsBothWays) {
   offer.id = 77;
   offer.demand = offer.forecast.mean = 350;
   view.peers[0].offers.push_back(offer);
-  const PolicyConfig policy = default_policy(Goal::kBalance);
+  PolicyConfig policy = default_policy(Goal::kBalance);
+  policy.moves_per_round = 2;
   ASSERT_EQ(decide(view, policy).front().action, Action::kSwap);
   view.self.incoming = policy.incoming_limit;
   EXPECT_EQ(decide(view, policy).front().action, Action::kRefuse);
@@ -120,6 +121,26 @@ TEST(Decide, EvensOutLoadsNotSquares) {
   PolicyConfig policy = default_policy(Goal::kBalance);
   policy.deadband = 0;
   EXPECT_TRUE(moves(decide(view, policy).front()));
+}
+
+TEST(Decide, TheNewestSampleCountsByItsShare) {
+  ClusterView view = plain_view(0.5, 5, {plain_host(1, 0.5)});
+  view.self.demand = 1200;  // for one sample
+  for (GuestView& guest : view.guests) guest.demand = 240;
+  PolicyConfig policy = default_policy(Goal::kBalance);
+  EXPECT_TRUE(moves(decide(view, policy).front()));
+  policy.sample_share = 0.33 / 300;  // a live node's, of a second
+  EXPECT_FALSE(moves(decide(view, policy).front()));
+}
+
+TEST(Decide, TheMostErraticGuestsGoToTheLargerHost) {
+  ClusterView view = plain_view(0.55, 11, {plain_host(1, 0.5)});
+  view.peers[0].capacity = 4000;
+  view.peers[0].forecast.mean = view.peers[0].demand = 2000;
+  view.guests[4].forecast.variance = 100 * 100;
+  const auto decisions = decide(view, default_policy(Goal::kBalance));
+  ASSERT_TRUE(moves(decisions.front()));
+  EXPECT_EQ(decisions.front().guest, view.guests[4].id);
 }
 
 TEST(Decide, WakesAHostOnlyWhenNoAwakeOneHasRoom) {

@@ -50,6 +50,15 @@ TEST(NodeConfig, TheHoldTimeDoesNotDependOnTheInterval) {
   }
 }
 
+TEST(NodeConfig, ASampleCountsForTheTimeItStandsFor) {
+  const auto traces = balancer::default_policy(balancer::Goal::kBalance);
+  const auto second = live_policy(balancer::Goal::kBalance, std::chrono::seconds(1));
+  EXPECT_DOUBLE_EQ(second.sample_share, traces.sample_share / 300);
+  EXPECT_DOUBLE_EQ(second.spread_weight, traces.spread_weight / 300);
+  const auto minutes = live_policy(balancer::Goal::kBalance, std::chrono::minutes(10));
+  EXPECT_EQ(minutes.sample_share, traces.sample_share);
+}
+
 TEST(NodeConfig, APolicyKeyReplacesTheLiveDefaultOnly) {
   const NodeConfig config = parse_node_config(with(R"("policy": {"cooldown_seconds": 7})"));
   EXPECT_EQ(config.policy.cooldown_seconds, 7);
