@@ -65,7 +65,7 @@
 
 namespace godwit::migration {
 
-constexpr std::uint32_t kProtocolVersion = 4;
+constexpr std::uint32_t kProtocolVersion = 5;
 
 struct Preamble {
   char magic[8] = {'G', 'O', 'D', 'W', 'I', 'T', '\r', '\n'};

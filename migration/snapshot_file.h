@@ -22,7 +22,7 @@ namespace godwit::migration {
 
 /// Of the files; the sections of the machine's state have versions of their own. Exact match or
 /// refuse.
-constexpr std::uint32_t kSnapshotVersion = 2;
+constexpr std::uint32_t kSnapshotVersion = 3;
 
 class SnapshotError : public std::runtime_error {
  public:

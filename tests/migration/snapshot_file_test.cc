@@ -65,7 +65,7 @@ TEST(SnapshotFile, SaysWhatIsWrong) {
   EXPECT_EQ(complaint(file), "damaged: its checksum does not match");
   file[8] = std::byte{9};
   EXPECT_EQ(complaint(file),
-            "a snapshot of version 9, this godwit reads version 2: restore it with the godwit that "
+            "a snapshot of version 9, this godwit reads version 3: restore it with the godwit that "
             "took it");
   file[0] = std::byte{'X'};
   EXPECT_EQ(complaint(file), "is no snapshot of Godwit");

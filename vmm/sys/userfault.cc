@@ -64,7 +64,8 @@ void UserFault::watch(std::span<std::byte> memory) {
 void UserFault::release(std::span<std::byte> memory) {
   uffdio_range range = range_of(memory);
   check(::ioctl(fd_.get(), UFFDIO_UNREGISTER, &range), "UFFDIO_UNREGISTER");
-  // Linux wakes before it takes the VMA's lock: a thread that faults in between would sleep for good.
+  // Linux wakes before it takes the VMA's lock: a thread that faults in between would sleep for
+  // good.
   wake(memory);
 }
 
