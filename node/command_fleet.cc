@@ -83,13 +83,15 @@ void print_record(const json& record) {
 }  // namespace
 
 int start_command(const Words& words) {
-  Options options(
-      "start --name NAME --kernel PATH [OPTION...]",
-      "Has the node of this host start a guest in the background and keep it.",
-      "Its console is in DIRECTORY/console/NAME.log, DIRECTORY as in the node's configuration.\n" +
-          std::string(kCodes));
+  Options options("start --name NAME --kernel PATH [OPTION...]",
+                  "Has the node of this host start a guest in the background and keep it.",
+                  "Its console is in DIRECTORY/console/NAME.log, DIRECTORY as in the node's "
+                  "configuration, that of "
+                  "--hvc\nin NAME.hvc beside it.\n" +
+                      std::string(kCodes));
   add_machine_options(options);
-  options.group("Balancing")
+  options.flag("hvc", "a second, fast console for the guest, hvc0")
+      .group("Balancing")
       .value("sensitivity", "WEIGHT",
              "of its lost work when it is moved: 0 batch, 1, 10 a database", "1")
       .values("needs", "CAPABILITY", "only hosts that have it; repeatable")
@@ -125,6 +127,7 @@ int start_command(const Words& words) {
                {"nets", nets},
                {"rng", config.rng},
                {"balloon", config.balloon},
+               {"hvc", options.on("hvc")},
                {"huge_pages", config.huge_pages},
                {"attributes", attributes}};
   if (config.vsock.cid != 0) {

@@ -38,6 +38,7 @@ struct ManagedGuest {
   std::string api;  // its control socket
   Attributes attributes;
   GuestProcess process;
+  bool hvc = false;  // it has a second console, and that a file wherever it goes
 
   // Reserved: its place is kept, its process waits for it or is taking it.
   bool reserved = false;

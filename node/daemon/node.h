@@ -101,6 +101,7 @@ class Node {
   ManagedGuest* find(const std::string& name);
   std::string last_words(const std::string& name) const;
   std::string log_of(const std::string& name) const;
+  void add_serve_words(std::vector<std::string>& words, const std::string& name, bool hvc) const;
 
   // node_places.cc
   struct PlaceTerms {

@@ -82,6 +82,15 @@ std::string Node::log_of(const std::string& name) const {
   return fmt::format("{}/log/{}.log", config_.directory, name);
 }
 
+/// Where a guest of this node prints, and where it is spoken to.
+void Node::add_serve_words(std::vector<std::string>& words, const std::string& name,
+                           bool hvc) const {
+  const std::string console = fmt::format("file:{}/console/{}", config_.directory, name);
+  words.insert(words.end(), {"--console", console + ".log", "--api",
+                             fmt::format("{}/{}.sock", config_.runtime, name)});
+  if (hvc) words.insert(words.end(), {"--hvc", console + ".hvc"});
+}
+
 /// The last line that a guest's process wrote: why it ended.
 std::string Node::last_words(const std::string& name) const {
   std::ifstream log(log_of(name));
@@ -135,6 +144,7 @@ void Node::adopt() {
       if (entry.path().stem() != name) continue;  // another user's idea of a socket
       const auto pid = static_cast<pid_t>(number_in(status, "pid").value_or(0));
       ManagedGuest& guest = add_guest(name, GuestProcess::adopt(name, pid));
+      guest.hvc = number_in(status, "hvc").value_or(0) != 0;
       std::ifstream file(fmt::format("{}/guests/{}.json", config_.directory, name));
       const json kept = json::parse(file, nullptr, false);
       if (kept.is_object()) {
@@ -183,9 +193,8 @@ json Node::start(const json& request) {
     throw BadRequest(error.what());
   }
   std::vector<std::string> words = words_of(request, name);
-  const std::string console = fmt::format("{}/console/{}.log", config_.directory, name);
-  words.insert(words.end(), {"--console", "file:" + console, "--api",
-                             fmt::format("{}/{}.sock", config_.runtime, name)});
+  const bool hvc = number_in(request, "hvc").value_or(0) != 0;
+  add_serve_words(words, name, hvc);
   std::string api;
   {
     const std::lock_guard lock(mutex_);
@@ -204,6 +213,7 @@ json Node::start(const json& request) {
     ManagedGuest& guest = add_guest(name, GuestProcess::start(name, words, log_of(name)));
     guest.attributes = attributes;
     guest.memory = memory;
+    guest.hvc = hvc;
     keep(guest);
     api = guest.api;
   }

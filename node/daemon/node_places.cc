@@ -39,6 +39,7 @@ ManagedGuest Node::admit(const json& description, const PlaceTerms& terms) {
   wanted.name = name;
   wanted.id = next_id_;
   wanted.attributes = attributes_of(field(description, "attributes"));
+  wanted.hvc = number_in(description, "hvc").value_or(0) != 0;
   wanted.cpus =
       static_cast<unsigned>(std::clamp(number_in(description, "cpus").value_or(1), 1.0, 1024.0));
   wanted.memory = std::max(0.0, number_in(description, "memory").value_or(0));
@@ -78,12 +79,9 @@ ManagedGuest& Node::keep_place(ManagedGuest wanted, const PlaceTerms& terms) {
   std::filesystem::remove(log_of(name), none_yet);
   const bool v6 = config_.receive_host.find(':') != std::string::npos;
   const std::string listen = v6 ? "[" + config_.receive_host + "]:0" : config_.receive_host + ":0";
-  ManagedGuest& place = add_guest(
-      name, GuestProcess::start(name,
-                                {"receive", "--listen", listen, "--name", name, "--console",
-                                 fmt::format("file:{}/console/{}.log", config_.directory, name),
-                                 "--api", fmt::format("{}/{}.sock", config_.runtime, name)},
-                                log_of(name)));
+  std::vector<std::string> words{"receive", "--listen", listen, "--name", name};
+  add_serve_words(words, name, wanted.hvc);
+  ManagedGuest& place = add_guest(name, GuestProcess::start(name, words, log_of(name)));
   wanted.process = place.process;
   wanted.id = place.id;
   wanted.api = place.api;

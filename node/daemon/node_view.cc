@@ -249,6 +249,7 @@ json Node::guest_json(const ManagedGuest& guest, double now) const {
           {"last_move_age_s", age(guest.last_move, now)},
           {"recent_moves", guest.heat},
           {"left", guest.left},
+          {"hvc", guest.hvc},
           {"migration", guest.migration}};
 }
 

@@ -392,6 +392,21 @@ class NodeTest(NodeCase):
         done = a.run("migrate", "g2", "--to", "b")
         self.assertEqual((done.returncode, done.stderr), (1, "godwit: migrate: no guest called g2 is here\n"))
 
+    def test_a_second_console_goes_along(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
+        a.boot("g1", "--hvc", kernel="idle.elf", append="")
+        a.boot("g2", kernel="idle.elf", append="")
+        a.process.signal(signal.SIGKILL)  # its next one knows, too
+        a.process.wait(5)
+        a.start([b])
+        for name in ("g1", "g2"):
+            done = a.run("migrate", name, "--to", "b")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.eventually(lambda: b.guests()[name]["state"] == "running", 5)  # one at a time is taken in
+        self.eventually(lambda: [g["hvc"] for g in b.guests().values()] == [True, False], 5, lambda: str(b.guests()))
+        for node in (a, b):
+            self.assertEqual([p.name for p in (node.folder / "lib/console").glob("*.hvc")], ["g1.hvc"])
+
     def test_a_move_survives_the_nodes_of_both_ends(self):
         a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
         self.slow_move(a, b)
