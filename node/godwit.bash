@@ -45,11 +45,12 @@ _godwit() {
     return
   fi
   case $command in
-    migrate | cancel | status | pause | resume | balloon | stop | resolve | snapshot)
+    migrate | cancel | status | pause | resume | balloon | stop | resolve | snapshot | upgrade)
       mapfile -t COMPREPLY < <(compgen -W "$(_godwit_guests "$godwit")" -- "$word")
       ;;
   esac
   case $command in
+    mode) mapfile -t COMPREPLY < <(compgen -W "off advise automatic" -- "$word") ;;
     restore | snapshot)
       compopt -o filenames
       mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$word")

@@ -101,7 +101,8 @@ Options simulate_options() {
       "`lr-mmt-1.2`, `thr-mmt-0.8`, `mad-mmt-2.5`, `iqr-mmt-1.5`, `greedy`, `none`. Several are "
       "run one\n"
       "after another on the same day. DIR is one day in PlanetLab's format: a file a guest, a\n"
-      "percentage a line, 288 lines. docs/balancing.md explains the figures.");
+      "percentage a line, 288 lines. docs/balancing.md explains the figures.\n"
+      "Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage.");
   options.value("trace", "DIR", "directory of the day's traces")
       .values("policy", "POLICY", "what decides; may be repeated (default consolidate)")
       .value("hosts", "N", "hosts, half of each model", "800")

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "node/commands.h"
 #include "vmm/sys/unique_fd.h"
 
 namespace godwit::node {
@@ -96,13 +97,15 @@ TEST_F(Cli, PrintsItsVersion) {
 }
 
 TEST_F(Cli, ExplainsEveryCommand) {
-  for (const auto* command : {"run", "receive", "migrate", "cancel", "list", "status", "pause",
-                              "resume", "stop", "resolve", "top"}) {
-    const Result result = godwit({command, "--help"});
-    EXPECT_EQ(result.code, 0) << command;
-    EXPECT_EQ(result.out.rfind(std::string("Usage: godwit ") + command, 0), 0u) << result.out;
-    EXPECT_NE(result.out.find("Exit codes:"), std::string::npos) << command;
+  for (const Command& command : commands()) {
+    const std::string name(command.name);
+    const Result result = godwit({name, "--help"});
+    EXPECT_EQ(result.code, 0) << name;
+    EXPECT_EQ(result.out.rfind("Usage: godwit " + name, 0), 0u) << result.out;
+    EXPECT_NE(result.out.find("Exit codes:"), std::string::npos) << name;
     EXPECT_EQ(result.err, "");
+    EXPECT_NE(slurp(GODWIT_README).find('`' + name + '`'), std::string::npos)
+        << name << " is not in README.md";
   }
   EXPECT_EQ(godwit({"--help"}).code, 0);
 }
@@ -227,7 +230,9 @@ TEST_F(Cli, GroupsTheOptionsOfRunByTheme) {
 
 /// What bash offers after "godwit WORDS...", the last of them being typed.
 std::string completion(const std::string& words) {
-  const std::string script = "source " GODWIT_COMPLETION " && COMP_WORDS=(godwit " + words +
+  const std::string script = "source " GODWIT_COMPLETION
+                             " && _godwit_guests() { echo web1; } && COMP_WORDS=(godwit " +
+                             words +
                              ") && COMP_CWORD=$((${#COMP_WORDS[@]} - 1)) && _godwit " GODWIT_BINARY
                              " 2>/dev/null; echo \"${COMPREPLY[*]}\"";
   std::FILE* bash = ::popen(("bash -c '" + script + "'").c_str(), "r");
@@ -246,6 +251,11 @@ TEST_F(Cli, BashCompletesCommandsOptionsAndValues) {
   EXPECT_EQ(completion("run --mem"), "--memory\n");
   EXPECT_EQ(completion("run --kernel " + dir_ + "/broken"), dir_ + "/broken.elf\n");
   EXPECT_EQ(completion("run --name \"\""), "\n");
+  for (const char* command : {"migrate", "cancel", "snapshot", "status", "pause", "resume",
+                              "balloon", "stop", "upgrade", "resolve"}) {
+    EXPECT_EQ(completion(std::string(command) + " we"), "web1\n") << command;
+  }
+  EXPECT_EQ(completion("mode a"), "advise automatic\n");
 }
 
 }  // namespace

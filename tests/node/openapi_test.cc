@@ -1,4 +1,5 @@
-// docs/openapi.json against the server: the same routes, and every field of a request known.
+// docs/openapi.json against the server: the same routes, every field of a request known,
+// and reports as they are. (What a guest answers of itself: guest_test.cc.)
 #include <gtest/gtest.h>
 
 #include <cctype>
@@ -6,7 +7,10 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "migration/report.h"
+#include "migration/snapshot.h"
 #include "node/control_api.h"
+#include "tests/node/described.h"
 #include "tests/node/fake_guest.h"
 
 namespace godwit::node {
@@ -75,6 +79,25 @@ TEST(OpenApi, NamesOnlyFieldsThatTheServerTakes) {
     }
   }
   EXPECT_GE(fields, 9u);
+}
+
+TEST(OpenApi, DescribesReportsAndProgressAsTheyAre) {
+  const json schemas = description()["components"]["schemas"];
+  migration::Report move;
+  move.status = "completed";
+  move.rounds.emplace_back();
+  json report = to_json(move);
+  report.update({{"to", "b:7070"}, {"guest_state", "over"}});  // of Move, of Guest
+  expect_described(schemas, schemas["MoveReport"], report, "report");
+  json progress = to_json(migration::Progress{});
+  progress["to"] = "b:7070";
+  expect_described(schemas, schemas["Progress"], progress, "progress");
+  migration::SnapshotReport snapshot;
+  snapshot.status = "completed";
+  snapshot.rounds.emplace_back();
+  json written = to_json(snapshot);
+  written.update({{"directory", "/srv/s1"}, {"guest_state", "running"}});
+  expect_described(schemas, schemas["SnapshotReport"], written, "snapshot");
 }
 
 TEST(OpenApi, DefinesWhatItRefersTo) {
