@@ -1,7 +1,9 @@
 """A Linux guest's entropy, memory that it gives back, and virtio sockets; moved or not. In the runner."""
 
+import os
 import random
 import socket
+import subprocess
 import threading
 import time
 import unittest
@@ -114,6 +116,38 @@ class LinuxDevicesTest(DevicesCase):
         self.gives_back_what_it_frees(there)
         self.assertEqual(ask(self, there, "dd if=/dev/hwrng bs=64 count=4 2>/dev/null | wc -c").strip(), "256")
         self.assertEqual(ask(self, there, "dmesg | grep -iE 'stall|lockup|BUG:|WARNING|virtio.*(error|fail)' || true"), "")
+
+
+@unittest.skipUnless(os.geteuid() == 0, "mounts a file system: only root can")
+class FullDiskTest(Case):
+    """Natively, with a small guest that writes to its disk block after block."""
+
+    def mount(self, *words):
+        subprocess.run(["mount", *words], check=True)
+
+    def test_a_full_file_system_is_the_guests_io_error_and_the_guest_goes_on(self):
+        small = self.folder / "small"
+        small.mkdir()
+        self.mount("-t", "tmpfs", "-o", "size=128k", "tmpfs", small)
+        self.addCleanup(subprocess.run, ["umount", "--lazy", small], check=True)
+        image = small / "disk.img"
+        with image.open("wb") as file:
+            file.truncate(64 * 4096)
+        guest = self.run_guest("disk.elf", append="tick=5 blocks=64", memory="16M", more=("--disk", image))
+        self.line(guest, r"^CORRUPT block \d+ is not written")
+        self.assertTrue(guest.wait_ticks(5, 10), "it stands still")
+        [disk] = guest.request("GET", "/v1/status")[1]["disks"]
+        self.assertGreater(disk["errors"], 0)
+        self.assertEqual(disk["last_error"], "No space left on device")
+        self.assertRegex(self.godwit("status", guest.api)[1], r"disk .*disk.img, \d+ requests failed: No space left on device")
+        self.mount("-o", "remount,size=1m", small)
+        self.assertTrue(guest.wait_ticks(66, 20))  # every block, and one more
+        errors = guest.request("GET", "/v1/status")[1]["disks"][0]["errors"]
+        at = guest.out.count()
+        guest.type("v")
+        self.line(guest, "^verified blocks=64", 20, at)
+        self.assertEqual(guest.out.find("CORRUPT", at), [])
+        self.assertEqual(guest.request("GET", "/v1/status")[1]["disks"][0]["errors"], errors, "room has been made")
 
 
 class LinuxRestoreTest(Case):

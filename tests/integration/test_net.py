@@ -114,6 +114,25 @@ class NetTest(NetCase):
         self.assertFalse(self.exists(self.tap()))
         self.assertTrue(there.wait_ticks(2, 5))
 
+    def test_guests_of_one_snapshot_have_mac_addresses_of_their_own_when_asked(self):
+        guest = self.run_guest("idle.elf", more=self.card())
+        self.line(guest, "^tick 1 ")
+        directory = self.folder / "snapshot"
+        self.assertEqual(self.godwit("snapshot", guest.api, directory)[0], 0)
+        [first] = guest.request("GET", "/v1/status")[1]["nets"]
+        status, _, err = self.godwit("restore", directory, "--new-mac", *self.card(1), "--api", self.folder / "again.sock")
+        self.assertEqual(status, 2)
+        self.one_line(err)
+        self.assertIn("--new-mac", err)
+        macs = {first["mac"]}
+        for number, more in ((1, ()), (2, ("--new-mac",)), (3, ("--new-mac",))):
+            restored = self.restore(directory, name=f"copy{number}", more=(*self.card(number), *more))
+            self.assertTrue(restored.wait_ticks(2, 10), restored.err.text())
+            [net] = restored.request("GET", "/v1/status")[1]["nets"]
+            self.assertEqual(net["tap"], self.tap(number))
+            self.assertEqual(net["mac"] not in macs, bool(more), net)
+            macs.add(net["mac"])
+
     def test_more_taps_than_the_guest_has_cards_are_refused(self):
         guest = self.run_guest("idle.elf")
         self.line(guest, "^tick 1 ")

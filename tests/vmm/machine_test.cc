@@ -189,6 +189,50 @@ TEST(Machine, GoesOnElsewhereWhereItStopped) {
   }
 }
 
+TEST(Machine, TellsTheGuestsClockThatItWasPausedAndNeverTurnsItBack) {
+  // Linux's pvclock_vcpu_time_info: its watchdogs look for PVCLOCK_GUEST_STOPPED, and clear it.
+  constexpr std::uint32_t kClock = 0x31'0000;
+  constexpr std::uint32_t kSystemTime = kClock + 16;
+  constexpr std::uint32_t kFlags = kClock + 29;
+  constexpr std::uint8_t kGuestStopped = 2;
+  const Code enable = {0xb9, 0x01, 0x4d, 0x56, 0x4b,  // mov ecx, MSR_KVM_SYSTEM_TIME_NEW
+                       0xb8, 0x01, 0x00, 0x31, 0x00,  // mov eax, kClock | enabled
+                       0x31, 0xd2, 0x0f, 0x30};       // xor edx, edx; wrmsr
+  const TemporaryFile kernel(
+      testing::tiny_elf(enable + testing::count_until_told() + testing::power_off()));
+  auto machine = std::make_unique<Machine>(config_for(kernel.path()), ConsoleSink{});
+  const auto stopped = [&] {
+    auto& memory = machine->memory();
+    const std::uint8_t flags = memory.load<std::uint8_t>(kFlags).value();
+    memory.store<std::uint8_t>(kFlags, flags & ~kGuestStopped);
+    return (flags & kGuestStopped) != 0;
+  };
+  const auto time = [&] { return machine->memory().load<std::uint64_t>(kSystemTime).value(); };
+  machine->boot();
+  machine->resume();
+  wait_for_count(*machine, 0);
+  EXPECT_GT(time(), 0u);
+  EXPECT_FALSE(stopped());
+  for (const bool moves : {false, true, true}) {
+    machine->pause();
+    const std::uint64_t before = time();
+    if (moves) {
+      auto there = std::make_unique<Machine>(config_for(kernel.path()), ConsoleSink{});
+      const auto state = machine->save();
+      copy_memory(*machine, *there);
+      there->restore(state);
+      machine = std::move(there);
+    }
+    std::this_thread::sleep_for(5ms);
+    machine->resume();
+    wait_for_count(*machine, counter(*machine));
+    EXPECT_TRUE(stopped()) << "moves: " << moves;
+    EXPECT_GE(time(), before + (moves ? 5'000'000 : 0)) << "moves: " << moves;
+  }
+  machine->memory().store<std::uint32_t>(testing::kStopFlag, 1);
+  EXPECT_EQ(machine->wait().kind, End::Kind::kPowerOff);
+}
+
 TEST(Machine, IsPreFaultedWhereTheKernelCan) {
   const bool can = kvm::Kvm().check_extension(KVM_CAP_PRE_FAULT_MEMORY) != 0;
   const TemporaryFile kernel(testing::tiny_elf(testing::count_until_told() + testing::power_off()));
