@@ -15,6 +15,7 @@ using nlohmann::json;
 namespace {
 
 constexpr std::string_view kReservations = "/v1/reservations";
+constexpr std::string_view kDecisions = "/v1/decisions";
 constexpr std::size_t kRecordsShown = 200;
 
 ApiResponse ok(const json& value) {
@@ -114,7 +115,6 @@ ApiResponse handle(Node& node, const ApiRequest& request) {
     return target.size() > prefix.size() && target.substr(0, prefix.size()) == prefix &&
            target[prefix.size()] == '/';
   };
-  constexpr std::string_view kDecisions = "/v1/decisions";
   if (request.method == "GET" && (target == kDecisions || below(kDecisions))) {
     return decisions(node, target.substr(kDecisions.size()));
   }
@@ -133,6 +133,17 @@ ApiResponse handle(Node& node, const ApiRequest& request) {
 }
 
 }  // namespace
+
+std::vector<std::pair<std::string, std::string>> node_api_routes() {
+  std::vector<std::pair<std::string, std::string>> routes{
+      {"GET", std::string(kDecisions)},
+      {"GET", std::string(kDecisions) + "/{guest}"},
+      {"DELETE", std::string(kReservations) + "/{id}"}};
+  for (const Endpoint& endpoint : kEndpoints) {
+    routes.emplace_back(endpoint.method, endpoint.target);
+  }
+  return routes;
+}
 
 ApiHandler node_api(Node& node, Workers& workers) {
   return [&node, &workers](const ApiRequest& request, const ApiReply& reply) {

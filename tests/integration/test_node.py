@@ -14,7 +14,7 @@ import time
 import unittest
 from pathlib import Path
 
-from harness import BUILD, GODWIT, GUESTS, PATIENCE, Process
+from harness import BUILD, GODWIT, GUESTS, PATIENCE, ROOT, Process
 
 HOLD = 2.0  # seconds that a load must last: hot_k samples of 100 ms
 POLICY = {"hot_n": 25, "hot_k": 20, "slow_samples": 40, "cooldown_seconds": 600, "settle_seconds": 1, "horizon_seconds": 600}
@@ -138,7 +138,40 @@ class NodeCase(unittest.TestCase):
 
 
 
+TYPES = {"null": type(None), "boolean": bool, "string": str, "integer": int, "number": (int, float), "array": list, "object": dict}
+
+
+def undescribed(schemas, schema, value, where):
+    """What of an answer is not as docs/openapi-node.json says: fields and types."""
+    if "$ref" in schema:
+        schema = schemas[schema["$ref"].rsplit("/", 1)[1]]
+    types = schema.get("type", [])
+    types = types if isinstance(types, list) else [types]
+    if types and not any(isinstance(value, TYPES[t]) and (t == "boolean" or not isinstance(value, bool)) for t in types):
+        yield f"{where} is {value!r}, not {types}"
+    if value not in schema.get("enum", [value]):
+        yield f"{where} is {value!r}"
+    if isinstance(value, list):
+        for item in value:
+            yield from undescribed(schemas, schema.get("items", {}), item, f"{where}[]")
+    if isinstance(value, dict) and "properties" in schema:
+        fields = schema["properties"]
+        yield from (f"{where}.{name} is in one of them only" for name in set(fields) ^ set(value))
+        for name in set(fields) & set(value):
+            yield from undescribed(schemas, fields[name], value[name], f"{where}.{name}")
+
+
 class NodeTest(NodeCase):
+    def test_it_answers_what_its_description_says(self):
+        described = json.loads((ROOT / "docs/openapi-node.json").read_text())
+        a, b = self.cluster("ab", b={"mode": "off"})
+        a.boot("g1", "--sensitivity", 3)
+        a.boot("g2")  # more than a has: a decision
+        self.eventually(lambda: a.moves() and a.get("/v1/view")["host"]["offers"], 40, lambda: a.run("explain").stdout)
+        for target in ("/v1/view", "/v1/node", "/v1/guests", "/v1/decisions"):
+            schema = described["paths"][target]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+            self.assertEqual(list(undescribed(described["components"]["schemas"], schema, a.get(target), target)), [])
+
     def test_a_hot_spot_is_resolved_and_explained(self):
         a, b, c = self.cluster()
         a.boot("g1")

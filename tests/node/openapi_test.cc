@@ -1,5 +1,6 @@
-// docs/openapi.json against the server: the same routes, every field of a request known,
-// and reports as they are. (What a guest answers of itself: guest_test.cc.)
+// docs/openapi.json and openapi-node.json against the servers: the same routes, every field of a
+// request known, and reports as they are. (What a guest answers of itself: guest_test.cc; a node:
+// test_node.py.)
 #include <gtest/gtest.h>
 
 #include <cctype>
@@ -10,6 +11,7 @@
 #include "migration/report.h"
 #include "migration/snapshot.h"
 #include "node/control_api.h"
+#include "node/daemon/node_api.h"
 #include "tests/node/described.h"
 #include "tests/node/fake_guest.h"
 
@@ -19,8 +21,8 @@ namespace {
 using nlohmann::json;
 using Route = std::pair<std::string, std::string>;
 
-json description() {
-  std::ifstream file(GODWIT_DOCS "/openapi.json");
+json description(const std::string& name = "openapi.json") {
+  std::ifstream file(GODWIT_DOCS "/" + name);
   return json::parse(file);
 }
 
@@ -42,14 +44,24 @@ ApiResponse ask(const std::string& method, const std::string& target, const std:
   return answer;
 }
 
-TEST(OpenApi, ListsExactlyTheRoutesOfTheServer) {
-  const json all = description();
+std::set<Route> described_routes(const json& all) {
   std::set<Route> described;
   for (const auto& [target, operations] : all["paths"].items()) {
     for (const auto& [method, operation] : operations.items()) {
       described.emplace(upper(method), target);
     }
   }
+  return described;
+}
+
+TEST(OpenApi, ListsExactlyTheRoutesOfTheNode) {
+  const auto routes = node_api_routes();
+  EXPECT_EQ(described_routes(description("openapi-node.json")),
+            std::set<Route>(routes.begin(), routes.end()));
+}
+
+TEST(OpenApi, ListsExactlyTheRoutesOfTheServer) {
+  const std::set<Route> described = described_routes(description());
   const auto routes = guest_api_routes();
   EXPECT_EQ(described, std::set<Route>(routes.begin(), routes.end()));
   for (const auto& [method, target] : described) {
@@ -101,13 +113,17 @@ TEST(OpenApi, DescribesReportsAndProgressAsTheyAre) {
 }
 
 TEST(OpenApi, DefinesWhatItRefersTo) {
-  const json all = description();
-  const std::string text = all.dump();
-  for (std::size_t at = text.find("#/components/schemas/"); at != std::string::npos;
-       at = text.find("#/components/schemas/", at + 1)) {
-    const std::size_t start = at + std::string("#/components/schemas/").size();
-    const std::string name = text.substr(start, text.find('"', start) - start);
-    EXPECT_TRUE(all["components"]["schemas"].contains(name)) << name;
+  const std::string file = "openapi.json";
+  for (const std::string& from : {file, std::string("openapi-node.json")}) {
+    const std::string text = description(from).dump();
+    for (std::size_t at = text.find("#/components/schemas/"); at != std::string::npos;
+         at = text.find("#/components/schemas/", at + 1)) {
+      const bool of_guest = at >= file.size() && text.substr(at - file.size(), file.size()) == file;
+      const std::size_t start = at + std::string("#/components/schemas/").size();
+      const std::string name = text.substr(start, text.find('"', start) - start);
+      EXPECT_TRUE(description(of_guest ? file : from)["components"]["schemas"].contains(name))
+          << from << ": " << name;
+    }
   }
 }
 
