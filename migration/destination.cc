@@ -191,6 +191,7 @@ void Destination::take_guest() {
   }
   const auto start = std::chrono::steady_clock::now();
   resuming_ = true;
+  machine_->prefer_vcpus(true);
   machine_->resume();
   try {
     wire_.send_json(MessageKind::kRunning, encode(running_since(start)));
@@ -233,6 +234,7 @@ void Destination::take_guest_without_its_memory(Message missing) {
   post_copy_->await_commit();
   const auto start = std::chrono::steady_clock::now();
   resuming_ = true;
+  machine_->prefer_vcpus(true);
   machine_->resume();
   post_copy_->say(MessageKind::kRunning, encode(running_since(start)));
 }

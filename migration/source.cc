@@ -68,6 +68,9 @@ Source::End Source::run() {
   std::exception_ptr error;
   try {
     connect();
+    // Else the guest waits for its CPU behind the threads, the host's as well, that copy its
+    // memory.
+    machine_.prefer_vcpus(true);
     if (!shared_ram_) copy_ram();
     switch_over();
     if (server_) serve_rest();
@@ -94,6 +97,7 @@ Source::End Source::finish(const std::exception_ptr& error) {
                      : cancelled  ? "cancelled"
                                   : "failed";
     if (cancelled) report_.reason = "cancelled";
+    machine_.prefer_vcpus(false);
     if (!committed_) roll_back();
   }
   report_.total_ms = elapsed_ms();

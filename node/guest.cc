@@ -239,6 +239,11 @@ void Guest::pause() {
   state_ = State::kPaused;
 }
 
+void Guest::settle_in() {
+  const std::lock_guard lock(mutex_);
+  if (usable() && machine_ && !busy()) machine_->prefer_vcpus(false);
+}
+
 void Guest::resume() {
   const std::lock_guard lock(mutex_);
   if (state_ == State::kRunning) return;

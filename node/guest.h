@@ -51,6 +51,8 @@ class Guest : public GuestControl {
   /// null.
   void arrived(std::unique_ptr<vmm::Machine> machine,
                std::unique_ptr<migration::PostCopy> post_copy);
+  /// Some time after arrived(): its vCPUs no longer go before others. From any thread.
+  void settle_in();
   /// Called to end this process at once, when the guest is to end and waits for memory that does
   /// not come: its threads are stuck. Before the guest arrives.
   void set_abandon(std::function<void(const std::string& why)> abandon) {

@@ -147,12 +147,14 @@ int Serving::run(const ServeOptions& options) {
     if (options.boot) guest_.start();
     if (options.verbose) report_first_instruction(guest_, options.command);
     // Not in the first moments of a guest that has just arrived: it and its pages are in a hurry.
-    const std::jthread forgetter([arrived = !options.boot](const std::stop_token& stop) {
+    const std::jthread forgetter([this, arrived = !options.boot](const std::stop_token& stop) {
       std::mutex mutex;
       std::unique_lock lock(mutex);
       std::condition_variable_any stopped;
       if (arrived) stopped.wait_for(lock, stop, kArrival, [] { return false; });
-      if (!stop.stop_requested()) sys::forget_start_up();
+      if (stop.stop_requested()) return;
+      sys::forget_start_up();
+      if (arrived) guest_.settle_in();
     });
     outcome = guest_.wait();
   }

@@ -298,6 +298,10 @@ void Machine::resume() {
   p.kick_all();
 }
 
+void Machine::prefer_vcpus(bool on) noexcept {
+  for (const auto& vcpu : parts_->vcpus) vcpu->prefer(on);
+}
+
 void Machine::pause() {
   Parts& p = *parts_;
   p.control.set_goal(RunControl::Goal::kPark);

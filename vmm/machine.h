@@ -110,6 +110,10 @@ class Machine {
   /// pause() or resume(). Nothing on a machine that is paused or over. Any thread.
   void hold(bool on);
 
+  /// The vCPUs' threads go before others that want a CPU, as far as this process may let them;
+  /// false ends that.
+  void prefer_vcpus(bool on) noexcept;
+
   /// All state but RAM; only while paused.
   std::vector<std::byte> save();
   /// Only on a machine that never ran. Throws StateError or std::system_error; then it is unusable.

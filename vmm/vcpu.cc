@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -12,6 +13,9 @@
 
 namespace godwit::vmm {
 namespace {
+
+// Not the most there is: the threads of a move still get a tenth of a CPU that a vCPU keeps busy.
+constexpr int kPreferredNice = -10;
 
 int kick_signal() { return SIGRTMIN; }
 
@@ -103,6 +107,14 @@ void Vcpu::kick() {
   // Both are needed: the flag for a thread that is about to enter, the signal for one inside.
   set_immediate_exit(kvm_, true);
   ::pthread_kill(thread_.native_handle(), kick_signal());
+}
+
+void Vcpu::prefer(bool on) noexcept {
+  const auto thread = static_cast<id_t>(tid_.load(std::memory_order_acquire));
+  if (thread == 0 || on == usual_nice_.has_value()) return;
+  if (on) usual_nice_ = ::getpriority(PRIO_PROCESS, thread);
+  ::setpriority(PRIO_PROCESS, thread, on ? kPreferredNice : *usual_nice_);
+  if (!on) usual_nice_.reset();
 }
 
 std::uint64_t Vcpu::cpu_time_ns() const {

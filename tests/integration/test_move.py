@@ -134,6 +134,34 @@ class MoveTest(Case):
         self.assertNotEqual(move.wait(10), 0)
         self.ended(destination, 1)
 
+    @unittest.skipIf(os.geteuid() != 0, "not root: a process may not raise its own priority")
+    def test_while_it_moves_and_just_after_a_guest_goes_before_others(self):
+        def nice(process):
+            """Of its first vCPU's thread; None where there is none."""
+            for task in Path(f"/proc/{process.pid}/task").iterdir():
+                try:
+                    if (task / "comm").read_text() == "vcpu0\n":
+                        return os.getpriority(os.PRIO_PROCESS, int(task.name))
+                except OSError:
+                    pass  # it ended just now
+            return None
+
+        source = self.run_guest("pattern.elf", append="mib=32 rate=100 tick=50")
+        self.visited(source, 8192)
+        usual = nice(source)
+        first = self.receive()
+        move = self.start("migrate", source.api, "--to", first.address, "--max-bandwidth", "20Mbit", "--timeout", "30s")
+        self.wait_for("its vCPU to be preferred", lambda: nice(source) == usual - 10, 10)
+        self.assertEqual(self.godwit("cancel", source.api)[0], 0)
+        self.ended(move, 4)
+        self.assertEqual(nice(source), usual)
+        self.ended(first, 1)
+        second = self.receive()
+        move = self.start("migrate", source.api, "--to", second.address)
+        self.wait_for("its vCPU to be preferred there", lambda: nice(second) == usual - 10, 20)
+        self.ended(move, 0)
+        self.wait_for("it to settle in", lambda: nice(second) == usual, 10)
+
     def test_two_moves_at_once_are_refused(self):
         source = self.run_guest("pattern.elf", append="mib=32 rate=100 tick=50")
         self.visited(source, 8192)
