@@ -221,6 +221,13 @@ def free_port():
         return s.getsockname()[1]
 
 
+def failed(case):
+    """Whether a test has failed; for its tearDown."""
+    result = case._outcome.result
+    return any(test is case for test, _ in result.failures + result.errors) or any(
+        error for test, error in getattr(case._outcome, "errors", []) if test is case and error)
+
+
 class Case(unittest.TestCase):
     """A test with a folder of its own, whose processes are killed at its end, passed or failed."""
 
@@ -237,15 +244,10 @@ class Case(unittest.TestCase):
     def tearDown(self):
         for process in self.processes:
             process.end()
-        if self._failed():
+        if failed(self):
             for process in self.processes:
                 self._show(process)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _failed(self):
-        result = self._outcome.result
-        return any(test is self for test, _ in result.failures + result.errors) or any(
-            error for test, error in getattr(self._outcome, "errors", []) if test is self and error)
 
     @staticmethod
     def _show(process):

@@ -14,7 +14,7 @@ import time
 import unittest
 from pathlib import Path
 
-from harness import BUILD, GODWIT, GUESTS, PATIENCE, ROOT, Process
+from harness import BUILD, GODWIT, GUESTS, PATIENCE, ROOT, Process, failed
 
 HOLD = 2.0  # seconds that a load must last: hot_k samples of 100 ms
 POLICY = {"hot_n": 25, "hot_k": 20, "slow_samples": 40, "cooldown_seconds": 600, "settle_seconds": 1, "horizon_seconds": 600}
@@ -76,6 +76,18 @@ class Node:
     def moves(self):
         return [d for d in self.get("/v1/decisions") if d["action"] in ("move", "swap")]
 
+    def show(self):
+        """What it said and decided, for who reads of a failure afterwards."""
+        print(f"---- node {self.name}:")
+        if not hasattr(self, "process"):
+            return print("  not started")
+        print(f"  exit: {self.process.process.poll()}, stderr: {self.process.err.text()}")
+        for what in (lambda: self.run("explain").stdout, lambda: json.dumps(self.get())):
+            try:
+                print(what())
+            except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+                print(f"  no answer: {error}")
+
     def end(self):
         if hasattr(self, "process"):
             self.process.end()
@@ -97,6 +109,9 @@ class NodeCase(unittest.TestCase):
         self.nodes = []
 
     def tearDown(self):
+        if failed(self):
+            for node in self.nodes:
+                node.show()
         for node in self.nodes:
             node.end()
         shutil.rmtree(self.folder)
@@ -128,10 +143,11 @@ class NodeCase(unittest.TestCase):
         self.fail(what() if callable(what) else what)
 
     def slow_move(self, a, b):
-        """A move of two seconds or so, under way."""
-        a.boot("g1", append="mib=16 rate=1 tick=50", memory="64M")
-        time.sleep(1)
-        mover = Process([GODWIT, "migrate", "g1", "--to", b.name, "--node", a.socket, "--max-bandwidth", "60Mbit"])
+        """A move of nine seconds or so, under way: a busy machine may see that late."""
+        a.boot("g1", append="mib=4 rate=1 tick=50", memory="64M")
+        # What it has not touched yet does not take long.
+        self.eventually(lambda: a.guests()["g1"]["memory_used"] >= 4, 30, lambda: str(a.guests()))
+        mover = Process([GODWIT, "migrate", "g1", "--to", b.name, "--node", a.socket, "--max-bandwidth", "12Mbit"])
         self.addCleanup(mover.end)
         self.eventually(lambda: a.guests()["g1"]["state"] == "migrating", 10)
         return mover
@@ -448,9 +464,9 @@ class NodeTest(NodeCase):
             node.process.wait(5)
         a.start([b])
         b.start([a])
-        self.eventually(lambda: b.guests().get("g1", {}).get("state") == "running" and a.guests() == {}, 20,
+        self.eventually(lambda: b.guests().get("g1", {}).get("state") == "running" and a.guests() == {}, 60,
                         lambda: f"{a.guests()} {b.guests()}")
-        self.assertEqual(b.get()["host"]["incoming"], 0)
+        self.eventually(lambda: b.get()["host"]["incoming"] == 0, 5)
 
     def test_a_source_that_dies_leaves_no_guest_and_no_reservation(self):
         a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
