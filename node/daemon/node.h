@@ -93,10 +93,12 @@ class Node {
 
   // node_guests.cc
   void adopt();
+  void take_back(const std::string& name, const nlohmann::json& status, const nlohmann::json& kept);
   void end_orphans() const;
   void keep(const ManagedGuest& guest) const;
   void forget(const std::string& name);
   void look_after_guests(double now);
+  void see_off(std::unique_lock<std::mutex>& lock, const std::string& name);
   ManagedGuest& add_guest(const std::string& name, GuestProcess process);
   ManagedGuest* find(const std::string& name);
   std::string last_words(const std::string& name) const;

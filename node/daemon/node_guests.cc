@@ -6,7 +6,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
+#include <tuple>
 
 #include "node/control_socket.h"
 #include "node/daemon/json_fields.h"
@@ -24,6 +24,7 @@ namespace {
 
 constexpr milliseconds kGuestAnswers{1000};
 constexpr milliseconds kGuestBoots{120'000};  // its kernel is unpacked on the way
+constexpr milliseconds kGuestEnds{3000};      // once it has moved away
 constexpr double kHeatHalfLife = 3600;        // seconds
 
 json ask_guest(const std::string& api, const char* target) {
@@ -121,7 +122,8 @@ void Node::keep(const ManagedGuest& guest) const {
                    {"pid", guest.process.pid()},
                    {"last_move", guest.last_move},
                    {"heat", guest.heat},
-                   {"left", guest.left}};
+                   {"left", guest.left},
+                   {"hvc", guest.hvc}};
   std::ofstream(path + ".new") << value.dump() << '\n';
   std::error_code ignored;
   std::filesystem::rename(path + ".new", path, ignored);
@@ -133,32 +135,53 @@ void Node::forget(const std::string& name) {
   std::filesystem::remove(fmt::format("{}/guests/{}.json", config_.directory, name), ignored);
 }
 
+/// A guest that has moved away is on the list until its process has ended, and may come back
+/// before a round has seen that. Waits for it; a guest that stays is left alone.
+void Node::see_off(std::unique_lock<std::mutex>& lock, const std::string& name) {
+  for (const auto end = Clock::now() + kGuestEnds; Clock::now() < end;) {
+    ManagedGuest* guest = find(name);
+    if (guest == nullptr || !guest->gone) return;
+    if (!guest->process.alive()) return forget(name);
+    changed_.wait_for(lock, milliseconds(10));
+  }
+}
+
 void Node::adopt() {
-  const double now = seconds();
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator(config_.runtime, ignored)) {
-    if (entry.path().extension() != ".sock" || !socket_is_live(entry.path().string())) continue;
+    const std::string path = entry.path().string();
+    if (entry.path().extension() != ".sock" || !socket_is_live(path)) continue;
+    const std::string name = entry.path().stem().string();
+    std::ifstream file(fmt::format("{}/guests/{}.json", config_.directory, name));
+    const json kept = json::parse(file, nullptr, false);
     try {
-      const json status = ask_guest(entry.path().string(), "/v1/status");
-      const std::string name = text_in(status, "name").value_or("");
-      if (entry.path().stem() != name) continue;  // another user's idea of a socket
-      const auto pid = static_cast<pid_t>(number_in(status, "pid").value_or(0));
-      ManagedGuest& guest = add_guest(name, GuestProcess::adopt(name, pid));
-      guest.hvc = number_in(status, "hvc").value_or(0) != 0;
-      std::ifstream file(fmt::format("{}/guests/{}.json", config_.directory, name));
-      const json kept = json::parse(file, nullptr, false);
-      if (kept.is_object()) {
-        guest.attributes = attributes_of(field(kept, "attributes"));
-        guest.last_move = std::min(now, number_in(kept, "last_move").value_or(-1e18));
-        guest.heat = std::clamp(number_in(kept, "heat").value_or(0), 0.0, 100.0);
-        guest.left = text_in(kept, "left").value_or("");
+      json status;
+      try {
+        status = ask_guest(path, "/v1/status");
+      } catch (const ClientError&) {
+        // Too busy to answer, but one of ours: the rounds go on asking.
+        if (!number_in(kept, "pid")) throw;
+        status = {{"name", name}, {"pid", kept["pid"]}, {"hvc", field(kept, "hvc")}};
       }
-      fmt::print(stderr, "godwit: node: adopted {} (pid {})\n", name, pid);
+      if (text_in(status, "name") != name) continue;  // another user's idea of a socket
+      take_back(name, status, kept);
     } catch (const std::exception& error) {
-      fmt::print(stderr, "godwit: node: {} is not adopted: {}\n", entry.path().string(),
-                 error.what());
+      fmt::print(stderr, "godwit: node: {} is not adopted: {}\n", path, error.what());
     }
   }
+}
+
+/// Of an earlier node, which kept what is in `kept`.
+void Node::take_back(const std::string& name, const json& status, const json& kept) {
+  const auto pid = static_cast<pid_t>(number_in(status, "pid").value_or(0));
+  const Attributes attributes = attributes_of(field(kept, "attributes"));
+  ManagedGuest& guest = add_guest(name, GuestProcess::adopt(name, pid));
+  guest.attributes = attributes;
+  guest.hvc = number_in(status, "hvc").value_or(0) != 0;
+  guest.last_move = std::min(seconds(), number_in(kept, "last_move").value_or(-1e18));
+  guest.heat = std::clamp(number_in(kept, "heat").value_or(0), 0.0, 100.0);
+  guest.left = text_in(kept, "left").value_or("");
+  fmt::print(stderr, "godwit: node: adopted {} (pid {})\n", name, pid);
 }
 
 /// Places that were reserved when the node was killed: their processes would wait for ever.
@@ -168,6 +191,7 @@ void Node::end_orphans() const {
        std::filesystem::directory_iterator(config_.directory + "/guests", ignored)) {
     const std::string name = entry.path().stem().string();
     if (entry.path().extension() != ".json" || guests_.contains(name)) continue;
+    if (socket_is_live(fmt::format("{}/{}.sock", config_.runtime, name))) continue;  // it runs
     std::ifstream file(entry.path());
     const json kept = json::parse(file, nullptr, false);
     const auto pid = static_cast<pid_t>(number_in(kept, "pid").value_or(0));
@@ -197,7 +221,8 @@ json Node::start(const json& request) {
   add_serve_words(words, name, hvc);
   std::string api;
   {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    see_off(lock, name);
     if (state_ == State::kAsleep && !sleep_.powering_down) get_up("a guest is started here");
     if (state_ != State::kOpen)
       throw Conflict(config_.name + " is closed: godwit undrain opens it");
@@ -237,14 +262,14 @@ json Node::start(const json& request) {
 }
 
 void Node::look_after_guests(double now) {
-  std::vector<std::pair<std::string, std::string>> list;
+  std::vector<std::tuple<std::string, std::uint64_t, std::string>> list;
   {
     const std::lock_guard lock(mutex_);
-    for (const auto& [name, guest] : guests_) list.emplace_back(name, guest.api);
+    for (const auto& [name, guest] : guests_) list.emplace_back(name, guest.id, guest.api);
   }
   const double decay =
       std::exp2(-std::chrono::duration<double>(config_.interval).count() / kHeatHalfLife);
-  for (const auto& [name, api] : list) {
+  for (const auto& [name, id, api] : list) {
     json load;
     json migration;
     try {
@@ -256,7 +281,7 @@ void Node::look_after_guests(double now) {
     }
     const std::lock_guard lock(mutex_);
     ManagedGuest* guest = find(name);
-    if (guest == nullptr) continue;
+    if (guest == nullptr || guest->id != id) continue;  // the answer is of the one before
     guest->heat *= decay;
     if (load.is_object()) guest->measure(load, Clock::now(), policy_);
     guest->migration = field(migration, "active");

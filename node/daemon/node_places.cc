@@ -126,7 +126,8 @@ json Node::reserve(const json& request) {
   std::string name;
   json answer;
   {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    see_off(lock, text_in(field(request, "guest"), "name").value_or(""));
     if (!terms.leaving.empty()) check_promise(terms.leaving);
     const balancer::HostView before = self_view();
     ManagedGuest& place = keep_place(admit(field(request, "guest"), terms), terms);

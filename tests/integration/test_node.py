@@ -263,6 +263,20 @@ class NodeTest(NodeCase):
         self.assertEqual((guest["pid"], guest["apart"], guest["sensitivity"]), (pid, "db", 7.0))
         self.eventually(lambda: b.get()["peers"][0]["state"] == "alive", 20)
 
+    def test_a_guest_too_busy_to_answer_is_adopted_as_well(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
+        a.boot("g1", "--apart", "db", kernel="idle.elf", append="")
+        self.assertEqual(a.run("migrate", "g1", "--to", "b").returncode, 0)
+        self.eventually(lambda: b.guests().get("g1", {}).get("state") == "running", 10)
+        pid = b.guests()["g1"]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        b.process.signal(signal.SIGKILL)
+        b.process.wait(5)
+        b.start([a])
+        os.kill(pid, signal.SIGCONT)
+        self.eventually(lambda: b.guests().get("g1", {}).get("state") == "running", 10, b.process.err.text)
+        self.assertEqual((b.guests()["g1"]["pid"], b.guests()["g1"]["apart"]), (pid, "db"))
+
     def sockets_of(self, pid):
         for fd in Path(f"/proc/{pid}/fd").iterdir():
             try:
@@ -440,6 +454,16 @@ class NodeTest(NodeCase):
         self.eventually(lambda: a.guests() == {}, 5)
         done = a.run("migrate", "g2", "--to", "b")
         self.assertEqual((done.returncode, done.stderr), (1, "godwit: migrate: no guest called g2 is here\n"))
+
+    def test_a_guest_comes_back_before_a_round_has_seen_it_leave(self):
+        a, b = self.cluster("ab", a={"mode": "off", "interval": "3s"}, b={"mode": "off"})
+        self.eventually(lambda: a.get()["peers"][0]["state"] == "alive", 10)
+        a.boot("g1", kernel="idle.elf", append="")
+        for here, there in ((a, b), (b, a)):
+            done = here.run("migrate", "g1", "--to", there.name)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.eventually(lambda: there.guests().get("g1", {}).get("state") == "running", 10, lambda: str(there.guests()))
+        self.assertEqual(b.guests(), {})
 
     def test_a_second_console_goes_along(self):
         a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
