@@ -102,6 +102,10 @@ void GuestClock::save(StateWriter& writer) const {
   clock.kvmclock_ns = kvmclock.value;
   clock.realtime_ns = realtime.value - (realtime.at_ns - kvmclock.at_ns);
   clock.tsc_khz = khz_;
+  // Linux 5.16, where all TSCs agree: both of one moment, without an error of measurement.
+  if (const kvm_clock_data pair = vm_.get_clock(); (pair.flags & KVM_CLOCK_REALTIME) != 0) {
+    clock.realtime_ns = pair.realtime - (pair.clock - kvmclock.value);
+  }
 
   const auto base_offset = vcpus_[0]->get_tsc_offset();
   std::vector<std::uint64_t> tscs;

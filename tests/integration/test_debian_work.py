@@ -219,7 +219,7 @@ class DebianMovesTest(WorkCase):
         guest.type(f"socat -t 100 TCP:10.99.0.1:{port} EXEC:cat &\n")
         connection, _ = server.accept()
         guest.type("stress-ng --vm 2 --vm-bytes 16M --vm-keep --verify --timeout 0 > /tmp/stress 2>&1 & stress=$!\n")
-        guest.type(f"(while [ ! -e /tmp/stop ]; do {FIO} > /tmp/fio 2>&1 || cat /tmp/fio; echo pass >> /tmp/passes; done) & fio=$!\n")
+        guest.type(f"(while [ ! -e /tmp/stop ]; do {FIO} > /tmp/fio 2>&1 && echo pass >> /tmp/passes || cat /tmp/fio | tee -a /tmp/failed; done) & fio=$!\n")
         self.wait_for("redis", lambda: subprocess.run(["redis-cli", "-h", "10.99.0.2", "ping"], capture_output=True).stdout == b"PONG\n", 20)
         return guest, Stream(connection), Redis("10.99.0.2")
 
@@ -253,7 +253,7 @@ class DebianMovesTest(WorkCase):
         stream.end()
         self.assertEqual((redis.error, stream.error), (None, None))
         self.assertEqual(stream.received, stream.sent)
-        self.succeeds(guest, "touch /tmp/stop; while kill -0 $fio 2> /dev/null; do sleep 0.2; done; cat /tmp/fio; grep -q pass /tmp/passes", 60)
+        self.succeeds(guest, "touch /tmp/stop; while kill -0 $fio 2> /dev/null; do sleep 0.2; done; cat /tmp/fio; grep -q pass /tmp/passes && [ ! -e /tmp/failed ]", 60)
         self.assertIn("ended=0", self.shell(guest, "kill -INT $stress; wait $stress; echo ended''=$?; cat /tmp/stress", 60))
         self.assertNotRegex(guest.out.text(), r"(?i)verify: bad|verify failed|err= *[1-9]|stress-ng: fail")
         self.no_complaints(guest)

@@ -95,7 +95,7 @@ void VirtioNet::start(VirtioHost& host, std::uint64_t features,
   if (arrived_) {
     announcements_ = kAnnouncements;
     next_announcement_ = Clock::now();
-    if ((features & kFeatureAnnounce) != 0) status_ |= kAnnounce;
+    if ((features & kFeatureAnnounce) != 0 && !copied_) status_ |= kAnnounce;
   }
   worker_.start();
 }
@@ -103,7 +103,7 @@ void VirtioNet::start(VirtioHost& host, std::uint64_t features,
 void VirtioNet::reset() {
   status_ = kLinkUp;
   announcements_ = 0;
-  arrived_ = false;
+  arrived_ = copied_ = false;
   senders_.clear();
 }
 
@@ -117,7 +117,8 @@ void VirtioNet::save(vmm::StateWriter& writer) const {
 void VirtioNet::restore(vmm::StateReader& reader) {
   const auto mac = reader.get<std::array<std::uint8_t, 6>>();
   senders_ = reader.get_array<ArpSender>(kMaxSenders);
-  if (mac != config_.mac) senders_.clear();
+  copied_ = mac != config_.mac;
+  if (copied_) senders_.clear();
   next_sender_ = 0;
   arrived_ = true;
 }

@@ -90,6 +90,7 @@ class VirtioNet final : public VirtioBackend {
   bool broken_ = false;
   bool port_lost_ = false;
   bool arrived_ = false;        // restored, and not started since
+  bool copied_ = false;         // restored, with another MAC: it is another guest
   unsigned announcements_ = 0;  // still to be made
   Clock::time_point next_announcement_;
   std::vector<ArpSender> senders_;

@@ -156,6 +156,8 @@ TEST_F(VirtioNetTest, ACopyWithAnAddressOfItsOwnDoesNotAnnounceThoseOfTheFirst) 
   NetMachine copy(1450, kOther);
   move_to(copy, machine_);
   EXPECT_EQ(read_as<std::uint8_t>(copy.device, copy.registers.config + 5), 0x66);
+  EXPECT_EQ(read_as<std::uint8_t>(copy.device, copy.registers.config + 6) & 2, 0)
+      << "the driver would announce what it takes for its addresses";
   for (unsigned i = 0; i < VirtioNet::kAnnouncements; ++i) {
     const auto packet = copy.far_end(1500);
     ASSERT_EQ(packet.size(), 72u) << i;
