@@ -1,8 +1,11 @@
 #include "vmm/cpu_model.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <stdexcept>
 
 #include "vmm/cpu_features.h"
 
@@ -161,6 +164,18 @@ std::vector<std::string> lacking_of_model(std::string_view model, const CpuidEnt
     wanted.push_back(entry);
   }
   return missing_bits(wanted, entries);
+}
+
+void require_cpu_model(const std::string& model, const CpuidEntries& supported) {
+  if (!is_cpu_model(model)) {
+    throw std::runtime_error(
+        fmt::format("\"{}\" is no CPU model: there are {}", model, kCpuModels));
+  }
+  std::string list;
+  for (const std::string& name : lacking_of_model(model, supported)) list += ", " + name;
+  if (list.empty()) return;
+  throw std::runtime_error(
+      fmt::format("this host cannot give a guest the CPU {}: it lacks{}", model, list.substr(1)));
 }
 
 }  // namespace godwit::vmm

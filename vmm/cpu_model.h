@@ -21,4 +21,8 @@ void apply_cpu_model(std::string_view model, CpuidEntries& entries);
 /// The instructions of `model` that `entries` lack, each named as by missing_features().
 std::vector<std::string> lacking_of_model(std::string_view model, const CpuidEntries& entries);
 
+/// Throws std::runtime_error where `model` is none or a host that has `supported` cannot give it to
+/// a guest: one line that names all it lacks.
+void require_cpu_model(const std::string& model, const CpuidEntries& supported);
+
 }  // namespace godwit::vmm

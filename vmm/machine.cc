@@ -54,18 +54,6 @@ MachineConfig checked(MachineConfig config) {
   return config;
 }
 
-void require_cpu_model(const std::string& model, const CpuidEntries& supported) {
-  if (!is_cpu_model(model)) {
-    throw std::runtime_error(
-        fmt::format("\"{}\" is no CPU model: there are {}", model, kCpuModels));
-  }
-  std::string list;
-  for (const std::string& name : lacking_of_model(model, supported)) list += ", " + name;
-  if (list.empty()) return;
-  throw std::runtime_error(
-      fmt::format("this host cannot give a guest the CPU {}: it lacks{}", model, list.substr(1)));
-}
-
 kvm::Kvm checked_kvm() {
   kvm::Kvm kvm;
   check_host(kvm);
