@@ -141,13 +141,17 @@ class RunnerTest(unittest.TestCase):
         self.assertEqual(status, 125, out + err)
         self.assertIn("the machine ended before the command did", err)
 
-    def test_an_emulator_that_hangs_is_a_machine_that_failed(self):
-        process = self.start("--timeout", "1000", "--", "sleep", "1000")
-        machine = self.machine(process)
-        os.kill(machine, signal.SIGSTOP)
-        self.assertEqual(process.wait(120), 125)
-        self.assertIn("the emulator hangs", process.communicate()[1])
-        self.gone(machine)
+    def test_a_machine_that_hangs_or_one_of_whose_cpus_does_has_failed(self):
+        keep_a_cpu = "echo -1 > /proc/sys/kernel/sched_rt_runtime_us; exec chrt -f 99 taskset -c 1 sh -c 'echo up; while :; do :; done'"
+        hung = [self.start("--timeout", str(2 * SLACK), "--", "sh", "-c", command) for command in ("echo up; sleep 1000", keep_a_cpu)]
+        for process in hung:
+            self.assertEqual(process.stdout.readline(), "up\n")
+        machines = [self.machine(process) for process in hung]
+        os.kill(machines[0], signal.SIGSTOP)
+        for process, machine in zip(hung, machines):
+            self.assertEqual(process.wait(240), 125)
+            self.assertIn("the emulator hangs", process.communicate()[1])
+            self.gone(machine)
 
     def test_no_machine_outlives_its_runner(self):
         for number, expected in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)):
