@@ -12,6 +12,8 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "vmm/sys/for_option.h"
+
 namespace godwit::node {
 
 namespace {
@@ -24,7 +26,7 @@ constexpr std::byte kCtrlA{0x01};
 sys::UniqueFd open_log(const std::string& path) {
   sys::UniqueFd fd(
       ::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640));
-  if (!fd) throw std::runtime_error(fmt::format("console {}: {}", path, std::strerror(errno)));
+  if (!fd) throw std::runtime_error(fmt::format("{}: {}", path, std::strerror(errno)));
   return fd;
 }
 
@@ -133,8 +135,8 @@ bool ConsoleOutput::write_out(std::span<const std::byte> bytes) {
 }
 
 Consoles::Consoles(const ConsoleConfigs& configs)
-    : serial_(configs.serial),
-      hvc_(configs.hvc),
+    : serial_(sys::for_option("console", [&] { return ConsoleOutput(configs.serial); })),
+      hvc_(sys::for_option("hvc", [&] { return ConsoleOutput(configs.hvc); })),
       hvc_is_typed_to_(configs.hvc.kind == ConsoleConfig::Kind::kStdio) {}
 
 vmm::ConsoleSink Consoles::sink() {

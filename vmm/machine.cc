@@ -19,6 +19,7 @@
 #include "vmm/interrupts.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/requirements.h"
+#include "vmm/sys/for_option.h"
 #include "vmm/vcpu.h"
 #include "vmm/vcpu_state.h"
 #include "vmm/virtio_devices.h"
@@ -178,7 +179,7 @@ Machine::Parts::Parts(MachineConfig machine_config, ConsoleSink console_sink,
 
   const CpuidEntries supported = kvm.supported_cpuid();
   const bool deadline = kvm.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) != 0;
-  require_cpu_model(config.cpu, supported);
+  sys::for_option("cpu", [&] { require_cpu_model(config.cpu, supported); });
   try {
     for (unsigned i = 0; i < config.cpus; ++i) {
       vcpus.push_back(

@@ -17,6 +17,7 @@
 #include "vmm/devices/virtio/vsock.h"
 #include "vmm/mac_address.h"
 #include "vmm/machine.h"
+#include "vmm/sys/for_option.h"
 
 namespace godwit::vmm {
 
@@ -118,14 +119,18 @@ VirtioDevices::VirtioDevices(const MachineConfig& config,
                              devices::PciHostBridge& bridge)
     : wiring_(new Wiring{memory, vectors, doorbells, mmio, bridge}) {
   for (const DiskConfig& disk : config.disks) {
-    disks_.push_back(std::make_unique<Disk>(disk, disks_.size(), *wiring_));
+    disks_.push_back(sys::for_option(
+        "disk", [&] { return std::make_unique<Disk>(disk, disks_.size(), *wiring_); }));
   }
   for (const NetConfig& net : config.nets) {
-    nets_.push_back(std::make_unique<Net>(net, *wiring_));
+    nets_.push_back(sys::for_option("net", [&] { return std::make_unique<Net>(net, *wiring_); }));
   }
   if (config.rng) rng_ = std::make_unique<Rng>(*wiring_);
   if (config.balloon) balloon_ = std::make_unique<Balloon>(*wiring_);
-  if (config.vsock.cid != 0) vsock_ = std::make_unique<Vsock>(config.vsock, *wiring_);
+  if (config.vsock.cid != 0) {
+    vsock_ =
+        sys::for_option("vsock", [&] { return std::make_unique<Vsock>(config.vsock, *wiring_); });
+  }
   if (config.console) console_ = std::make_unique<Console>(std::move(console_output), *wiring_);
 }
 
@@ -144,7 +149,7 @@ void VirtioDevices::for_each(
 }
 
 void VirtioDevices::lock_disks() {
-  for (const auto& disk : disks_) disk->image.lock();
+  for (const auto& disk : disks_) sys::for_option("disk", [&] { disk->image.lock(); });
 }
 
 void VirtioDevices::unlock_disks() {

@@ -188,14 +188,6 @@ bool KvmVm::signal_msi(std::uint64_t address, std::uint32_t data) {
   return call(fd_, KVM_SIGNAL_MSI, &msi, "KVM_SIGNAL_MSI") > 0;
 }
 
-void KvmVm::irqfd(int event_fd, std::uint32_t gsi, bool assign) {
-  kvm_irqfd irqfd = {};
-  irqfd.fd = static_cast<std::uint32_t>(event_fd);
-  irqfd.gsi = gsi;
-  irqfd.flags = assign ? 0 : KVM_IRQFD_FLAG_DEASSIGN;
-  call(fd_, KVM_IRQFD, &irqfd, "KVM_IRQFD");
-}
-
 void KvmVm::ioeventfd(std::uint64_t address, std::uint32_t length, int event_fd, bool assign) {
   kvm_ioeventfd ioeventfd = {};
   ioeventfd.addr = address;

@@ -58,8 +58,6 @@ class KvmVm {
   void pulse_irq(std::uint32_t gsi);
   /// 4.71: delivered when this returns; false when the guest's local APIC does not take it.
   bool signal_msi(std::uint64_t address, std::uint32_t data);
-  /// 4.75: each signal of `event_fd` is an edge on `gsi`, until unassigned.
-  void irqfd(int event_fd, std::uint32_t gsi, bool assign);
   /// 4.59: a guest write of `length` bytes at MMIO `address` signals `event_fd`.
   void ioeventfd(std::uint64_t address, std::uint32_t length, int event_fd, bool assign);
   void set_gsi_routing(std::span<const kvm_irq_routing_entry> entries);  // 4.52, replaces all

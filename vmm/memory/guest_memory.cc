@@ -62,12 +62,11 @@ sys::Mapping map_ram(int memfd, std::uint64_t size, bool huge_pages, int sharing
                                sharing | (huge_pages ? 0 : MAP_NORESERVE), memfd);
 } catch (const std::system_error& error) {
   if (!huge_pages || error.code() != std::errc::not_enough_memory) throw;
-  throw std::system_error(
-      error.code(),
-      fmt::format(
-          "guest memory needs {} free huge pages of 2 MiB, and this host has fewer (HugePages_Free "
-          "in /proc/meminfo): raise vm.nr_hugepages",
-          size / kHugePageSize));
+  throw std::system_error(error.code(),
+                          fmt::format("--hugepages: guest memory needs {} free huge pages of 2 "
+                                      "MiB, and this host has fewer (HugePages_Free "
+                                      "in /proc/meminfo): raise vm.nr_hugepages",
+                                      size / kHugePageSize));
 }
 
 sys::UniqueFd checked_file(sys::UniqueFd file, std::uint64_t size) {
