@@ -94,8 +94,9 @@ void SnapshotTaker::make_files() {
     sys::throw_errno("make a directory beside " + options_.directory);
   temporary_ = name;
   memory_ = create(temporary_ + "/memory");
-  sys::check(::ftruncate(memory_.get(), static_cast<off_t>(machine_.memory().size())),
-             "set the size of the snapshot's memory");
+  snapshot_.id = new_snapshot_id();
+  const MemoryTrailer trailer{.id = snapshot_.id};
+  write_exactly(memory_.get(), std::as_bytes(std::span(&trailer, 1)), machine_.memory().size());
 }
 
 void SnapshotTaker::copy_while_running() {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <lzma.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -37,6 +38,7 @@ Snapshot read_sections(std::span<const std::byte> body) {
   snapshot.disks = reader.get_array<DiskStamp>(kMaxDisks);
   if (snapshot.disks.size() != snapshot.machine.disks.size()) reader.fail("of other disks");
   reader.begin("memory", kSnapshotVersion, 0);
+  snapshot.id = reader.get<SnapshotId>();
   snapshot.memory_checksum = reader.get<std::uint64_t>();
   reader.begin("state", kSnapshotVersion, 0);
   snapshot.state = reader.get_array<std::byte>(kMaxState);
@@ -75,6 +77,12 @@ std::vector<std::byte> read_all(int fd, std::uint64_t size) {
 
 }  // namespace
 
+SnapshotId new_snapshot_id() {
+  SnapshotId id{};
+  sys::check(::getrandom(id.data(), sizeof id, 0), "getrandom");
+  return id;
+}
+
 DiskStamp stamp_of(const vmm::DiskConfig& disk) {
   struct stat info {};
   if (disk.read_only || ::stat(disk.path.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) return {};
@@ -92,6 +100,7 @@ std::vector<std::byte> encode_snapshot(const Snapshot& snapshot) {
   writer.begin("disks", kSnapshotVersion, 0);
   writer.put_array(std::span<const DiskStamp>(snapshot.disks));
   writer.begin("memory", kSnapshotVersion, 0);
+  writer.put(snapshot.id);
   writer.put(snapshot.memory_checksum);
   writer.begin("state", kSnapshotVersion, 0);
   writer.put_array(std::span<const std::byte>(snapshot.state));
@@ -146,10 +155,18 @@ OpenSnapshot open_snapshot(const std::string& directory) {
   }
   open.memory = open_file(directory, "memory");
   const std::uint64_t size = size_of(open.memory.get());
-  if (size != open.snapshot.machine.memory_bytes) {
+  const std::uint64_t ram = open.snapshot.machine.memory_bytes;
+  if (size != ram + sizeof(MemoryTrailer)) {
     throw SnapshotError(
         fmt::format("{}/memory: truncated, or of another snapshot: {} bytes, not {}", directory,
-                    size, open.snapshot.machine.memory_bytes));
+                    size, ram + sizeof(MemoryTrailer)));
+  }
+  MemoryTrailer trailer;
+  const MemoryTrailer ours{.id = open.snapshot.id};
+  const auto got = ::pread(open.memory.get(), &trailer, sizeof trailer, static_cast<off_t>(ram));
+  if (got != static_cast<ssize_t>(sizeof trailer) ||
+      std::memcmp(&trailer, &ours, sizeof trailer) != 0) {
+    throw SnapshotError(fmt::format("{0}/memory: of another snapshot than {0}/state", directory));
   }
   return open;
 }
@@ -163,6 +180,7 @@ std::uint64_t checksum_of_memory(int file, std::uint64_t size,
     if (data < 0 && errno == ENXIO) break;  // only holes from here on
     sys::check(data, "find data in a snapshot");
     at = static_cast<std::uint64_t>(data) / memory::kPageSize * memory::kPageSize;
+    if (at >= size) break;
     const std::uint64_t length = std::min<std::uint64_t>(chunk.size(), size - at);
     check_point();
     for (std::uint64_t done = 0; done < length;) {

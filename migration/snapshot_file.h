@@ -1,12 +1,13 @@
 // A snapshot on disk: a directory with two files.
 //
-//   memory   guest RAM, byte for byte, as large as it is; holes and zero pages are holes
+//   memory   guest RAM, byte for byte, holes and zero pages as holes; then a MemoryTrailer
 //   state    SnapshotHeader, then the sections of encode_snapshot(): what the machine is, what it
 //            needs of its host, its disks, its state; one checksum over all of them
 //
 // A reader trusts nothing: whatever is wrong is a SnapshotError, one line for the user. Any thread.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -22,7 +23,7 @@ namespace godwit::migration {
 
 /// Of the files; the sections of the machine's state have versions of their own. Exact match or
 /// refuse.
-constexpr std::uint32_t kSnapshotVersion = 3;
+constexpr std::uint32_t kSnapshotVersion = 4;
 
 class SnapshotError : public std::runtime_error {
  public:
@@ -38,6 +39,16 @@ struct SnapshotHeader {
 };
 static_assert(sizeof(SnapshotHeader) == 32);
 
+/// Random, the same in both files: memory of another snapshot is known without reading it.
+using SnapshotId = std::array<std::uint64_t, 2>;
+SnapshotId new_snapshot_id();
+
+struct MemoryTrailer {
+  char magic[8] = {'G', 'O', 'D', 'W', 'M', 'E', 'M', '\n'};
+  SnapshotId id{};
+};
+static_assert(sizeof(MemoryTrailer) == 24);
+
 /// What shows that a disk was written to after the snapshot.
 struct DiskStamp {
   std::int64_t size = -1;  // bytes; -1: a block device or read-only, whose time tells nothing
@@ -50,6 +61,7 @@ struct Snapshot {
   vmm::MachineConfig machine;
   std::string requirements;      // Machine::requirements()
   std::vector<DiskStamp> disks;  // one per disk of `machine`
+  SnapshotId id{};
   std::uint64_t memory_checksum = 0;
   std::vector<std::byte> state;  // Machine::save()
 };
@@ -60,7 +72,7 @@ Snapshot decode_snapshot(std::span<const std::byte> file);
 
 struct OpenSnapshot {
   Snapshot snapshot;
-  sys::UniqueFd memory;  // for reading; as large as the machine's RAM
+  sys::UniqueFd memory;  // for reading; the machine's RAM, and more
 };
 /// Errors name the file.
 OpenSnapshot open_snapshot(const std::string& directory);

@@ -19,6 +19,7 @@ Snapshot sample() {
   snapshot.machine.disks = {{.path = "/srv/disk", .read_only = true}};
   snapshot.requirements = "{}";
   snapshot.disks = {{4096, 17}};
+  snapshot.id = {7, 8};
   snapshot.memory_checksum = 42;
   snapshot.state = {std::byte{1}, std::byte{2}};
   return snapshot;
@@ -40,6 +41,7 @@ TEST(SnapshotFile, ComesBackAsItWas) {
   EXPECT_EQ(snapshot.machine.disks, sample().machine.disks);
   EXPECT_EQ(snapshot.requirements, "{}");
   EXPECT_EQ(snapshot.disks, sample().disks);
+  EXPECT_EQ(snapshot.id, sample().id);
   EXPECT_EQ(snapshot.memory_checksum, 42u);
   EXPECT_EQ(snapshot.state, sample().state);
 }
@@ -65,7 +67,7 @@ TEST(SnapshotFile, SaysWhatIsWrong) {
   EXPECT_EQ(complaint(file), "damaged: its checksum does not match");
   file[8] = std::byte{9};
   EXPECT_EQ(complaint(file),
-            "a snapshot of version 9, this godwit reads version 3: restore it with the godwit that "
+            "a snapshot of version 9, this godwit reads version 4: restore it with the godwit that "
             "took it");
   file[0] = std::byte{'X'};
   EXPECT_EQ(complaint(file), "is no snapshot of Godwit");
@@ -85,8 +87,13 @@ class SnapshotDirectory : public testing::Test {
     std::ofstream(directory_ + "/state")
         .write(reinterpret_cast<const char*>(file.data()),
                static_cast<std::streamsize>(file.size()));
-    std::ofstream(directory_ + "/memory") << "";
-    std::filesystem::resize_file(directory_ + "/memory", 8 << 20);
+    write_memory(sample().id);
+  }
+  void write_memory(const SnapshotId& id) const {
+    const MemoryTrailer trailer{.id = id};
+    std::ofstream memory(directory_ + "/memory");
+    memory.seekp(8 << 20);
+    memory.write(reinterpret_cast<const char*>(&trailer), sizeof trailer);
   }
   ~SnapshotDirectory() override { std::filesystem::remove_all(directory_); }
   std::string complaint_of_open() const {
@@ -107,11 +114,17 @@ TEST_F(SnapshotDirectory, OpensBothFiles) {
   EXPECT_TRUE(open.memory);
 }
 
+TEST_F(SnapshotDirectory, RefusesMemoryOfAnotherSnapshot) {
+  write_memory({7, 9});
+  EXPECT_EQ(complaint_of_open(),
+            directory_ + "/memory: of another snapshot than " + directory_ + "/state");
+}
+
 TEST_F(SnapshotDirectory, NamesTheFileThatIsWrong) {
   std::filesystem::resize_file(directory_ + "/memory", 4 << 20);
   EXPECT_EQ(complaint_of_open(), directory_ +
                                      "/memory: truncated, or of another snapshot: 4194304 bytes, "
-                                     "not 8388608");
+                                     "not 8388632");
   std::filesystem::remove(directory_ + "/memory");
   EXPECT_EQ(complaint_of_open(), directory_ + "/memory: No such file or directory");
   std::filesystem::resize_file(directory_ + "/state", 40);

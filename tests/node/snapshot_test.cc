@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "migration/snapshot_file.h"
 #include "node/control_client.h"
 #include "tests/node/process.h"
 
@@ -74,7 +75,8 @@ TEST_F(SnapshotCommandTest, ManyGuestsRunFromOneSnapshotWhileTheFirstRunsOn) {
   EXPECT_EQ(report["directory"], snapshot_);
   EXPECT_EQ(report["guest_state"], "running");
   EXPECT_GT(report["pause_ms"], 0.0);
-  EXPECT_EQ(std::filesystem::file_size(snapshot_ + "/memory"), 64u << 20);
+  EXPECT_EQ(std::filesystem::file_size(snapshot_ + "/memory"),
+            (64u << 20) + sizeof(migration::MemoryTrailer));
 
   Process first(restore_words("web2", {"--verify"}));
   Process second(restore_words("web3", {"--verbose"}));
@@ -141,6 +143,13 @@ TEST_F(SnapshotCommandTest, RefusesWhatIsNoSnapshotWithOneLine) {
   ASSERT_TRUE(guest.printed("tick 1 "));
   EXPECT_NE(complaint({"snapshot", socket("web1"), dir_}).find("exists"), std::string::npos);
   ASSERT_EQ(Process({"snapshot", socket("web1"), snapshot_}).wait(), 0);
+  const std::string other = dir_ + "/snapshot2";
+  ASSERT_EQ(Process({"snapshot", socket("web1"), other}).wait(), 0);
+  std::filesystem::rename(snapshot_ + "/memory", snapshot_ + "/own");
+  std::filesystem::copy_file(other + "/memory", snapshot_ + "/memory");
+  EXPECT_NE(complaint(restore_words("web2")).find("memory: of another snapshot than"),
+            std::string::npos);
+  std::filesystem::rename(snapshot_ + "/own", snapshot_ + "/memory");
   {  // a page lost without a trace in its size
     const sys::UniqueFd memory(::open((snapshot_ + "/memory").c_str(), O_RDWR));
     const off_t data = ::lseek(memory.get(), 2 << 20, SEEK_DATA);

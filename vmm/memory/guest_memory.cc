@@ -72,8 +72,8 @@ sys::Mapping map_ram(int memfd, std::uint64_t size, bool huge_pages, int sharing
 sys::UniqueFd checked_file(sys::UniqueFd file, std::uint64_t size) {
   struct stat info = {};
   sys::check(::fstat(file.get(), &info), "ask for the size of a memory file");
-  if (size == 0 || size % kPageSize != 0 || static_cast<std::uint64_t>(info.st_size) != size) {
-    throw std::invalid_argument("the memory file has another size than guest memory");
+  if (size == 0 || size % kPageSize != 0 || static_cast<std::uint64_t>(info.st_size) < size) {
+    throw std::invalid_argument("the memory file is smaller than guest memory");
   }
   return file;
 }
