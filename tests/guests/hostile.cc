@@ -51,6 +51,8 @@ struct Target {
   unsigned slot;
   std::uint64_t bar;
   std::uint32_t common, notify, multiplier, table;
+  std::uint32_t id;      // virtio 1.2, 5
+  std::uint64_t broken;  // times that it was seen to need a reset
 };
 
 class Attacker {
@@ -62,7 +64,7 @@ class Attacker {
   }
 
   unsigned targets() const { return count_; }
-  std::uint64_t needs_reset() const { return needs_reset_; }
+  const Target& target(unsigned index) const { return targets_[index]; }
 
   void step() {
     const auto what = pick(16);
@@ -85,7 +87,8 @@ class Attacker {
   std::uint64_t pick(std::uint64_t count) { return (random() >> 16) % count; }
 
   void add(unsigned slot) {
-    Target target{slot, kBarBase + slot * kBarSize, 0, 0, 0, 0};
+    const std::uint32_t id = (read_config(slot, 0) >> 16) - 0x1040;
+    Target target{slot, kBarBase + slot * kBarSize, 0, 0, 0, 0, id, 0};
     for (unsigned at = read_config(slot, 0x34) & 0xfc; at != 0;) {
       const std::uint32_t head = read_config(slot, at);
       if ((head & 0xff) == 0x11) target.table = read_config(slot, at + 4) & ~7u;
@@ -145,7 +148,7 @@ class Attacker {
                          static_cast<std::uint16_t>(pick(8) == 0 ? random() : pick(kRing)));
   }
 
-  void attack_rings(const Target& target) {
+  void attack_rings(Target& target) {
     restore(target);
     const std::uint64_t common = target.bar + target.common;
     store<std::uint8_t>(common + 20, 0);
@@ -179,7 +182,7 @@ class Attacker {
     }
     for (unsigned i = 0; i < 50; ++i) {
       if ((load<std::uint8_t>(common + 20) & kNeedsReset) == 0) continue;
-      ++needs_reset_;
+      ++target.broken;
       break;
     }
   }
@@ -284,7 +287,6 @@ class Attacker {
   std::uint64_t end_;
   Target targets_[kSlots] = {};
   unsigned count_ = 0;
-  std::uint64_t needs_reset_ = 0;
 };
 
 }  // namespace
@@ -299,6 +301,9 @@ void guest::main() {
   do {
     for (unsigned i = 0; i < 16; ++i, ++steps) attacker.step();
   } while (clock.now_ns() < end);
-  print("hostile: done, ", steps, " steps, needs reset ", attacker.needs_reset());
+  for (unsigned i = 0; i < attacker.targets(); ++i) {
+    print("hostile: device ", attacker.target(i).id, " needs reset ", attacker.target(i).broken);
+  }
+  print("hostile: done, ", steps, " steps");
   power_off();
 }

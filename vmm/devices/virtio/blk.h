@@ -117,6 +117,7 @@ class VirtioBlk final : public VirtioBackend {
   void submit_bounced(Request& request);
   void completed(const IoCompletion& completion);
   void failed(Request& request, int error);
+  void answer_error(Request& request, int error);
   void finish(Request& request, std::uint8_t status);
   void finish(Request& request, std::uint8_t status, std::uint64_t written);
   void break_device();

@@ -179,8 +179,8 @@ void VirtioBlk::begin_range(Request& request, bool discard) {
     finish(request, kOk);
   } else if (discard && image_.block_device()) {
     // No asynchronous form of it in the kernels we run on.
-    const int result = ::ioctl(image_.fd(), BLKDISCARD, range);
-    finish(request, result == 0 ? kOk : errno == EOPNOTSUPP ? kUnsupported : kIoError);
+    if (::ioctl(image_.fd(), BLKDISCARD, range) != 0) return answer_error(request, errno);
+    finish(request, kOk);
   } else {
     request.operation.kind = discard || (segment.flags & kUnmap) != 0 ? IoOperation::Kind::kDiscard
                                                                       : IoOperation::Kind::kZero;
@@ -317,12 +317,16 @@ void VirtioBlk::failed(Request& request, int error) {
     request.operation.kind = IoOperation::Kind::kWrite;
     submit_rest(request, 0);
   } else {
-    if (error != EOPNOTSUPP) {
-      last_error_ = error;
-      ++errors_;
-    }
-    finish(request, error == EOPNOTSUPP ? kUnsupported : kIoError);
+    answer_error(request, error);
   }
+}
+
+/// What the host does not support is no error of its.
+void VirtioBlk::answer_error(Request& request, int error) {
+  if (error == EOPNOTSUPP) return finish(request, kUnsupported);
+  last_error_ = error;
+  ++errors_;
+  finish(request, kIoError);
 }
 
 void VirtioBlk::finish(Request& request, std::uint8_t status) {
