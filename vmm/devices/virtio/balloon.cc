@@ -254,7 +254,8 @@ bool VirtioBalloon::take_statistics(const Chain& chain) {
       std::min(gather(chain, std::as_writable_bytes(std::span(said))), sizeof said);
   BalloonStatistics statistics;
   for (const Statistic& one : std::span(said).first(size / sizeof(Statistic))) {
-    if (one.tag < BalloonStatistics::kTags) statistics.values[one.tag] = one.value;
+    const std::uint64_t value = one.value;  // packed: nothing may refer to it there
+    if (one.tag < BalloonStatistics::kTags) statistics.values[one.tag] = value;
   }
   const std::lock_guard lock(statistics_mutex_);
   statistics_ = statistics;
