@@ -7,7 +7,8 @@ import subprocess
 from harness import GUESTS, ROOT
 from linux_guest import COMMAND_LINE
 
-MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_balloon", "vmw_vsock_virtio_transport", "virtio_console", "button", "evdev")
+MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_balloon", "vmw_vsock_virtio_transport", "virtio_console", "pvpanic_mmio", "button",
+           "evdev")
 
 
 def initramfs(version):

@@ -13,9 +13,17 @@ from harness import Case
 from shell_guest import answer, ask, start
 
 MIB = 1 << 20
+PANICKED = 6  # exit code
 
 
 class DevicesCase(Case):
+    def clocks(self, guest):
+        """How far the guest's wall clock is from the host's, and its time since it booted, seconds."""
+        before = time.time()
+        words = ask(self, guest, "echo $(date +%s) $(cut -d' ' -f1 /proc/uptime)").split()
+        off = int(words[-2]) - int(before)
+        return off, float(words[-1])
+
     def used(self, guest):
         return guest.request("GET", "/v1/load")[1]["memory_used_bytes"]
 
@@ -103,9 +111,14 @@ class LinuxDevicesTest(DevicesCase):
         self.wait_for("the balloon fills", lambda: self.balloon(guest)["actual_bytes"] == 100 * MIB, 20)
         self.wait_for("statistics come", lambda: self.balloon(guest)["statistics"].get("free_bytes", 0) > 0, 10)
 
+        off, up = self.clocks(guest)
+        self.assertLessEqual(abs(off), 3)
         there = self.receive(more=("--vsock", f"path={paths[1]}", "--hvc", f"file:{hvc[1]}"))
         status, _, err = self.godwit("migrate", guest.api, "--to", there.address, "--transport", "tcp", seconds=60)
         self.assertEqual(status, 0, err)
+        off, later = self.clocks(there)
+        self.assertLessEqual(abs(off), 3, "seconds off")
+        self.assertGreater(later, up)
         self.assertEqual(self.balloon(there)["actual_bytes"], 100 * MIB)
         self.assertEqual(lost.recv(1), b"", "connections do not move")
         self.line(there, r"^echoed 0 bytes \(Connection reset by peer\)")
@@ -116,6 +129,15 @@ class LinuxDevicesTest(DevicesCase):
         self.gives_back_what_it_frees(there)
         self.assertEqual(ask(self, there, "dd if=/dev/hwrng bs=64 count=4 2>/dev/null | wc -c").strip(), "256")
         self.assertEqual(ask(self, there, "dmesg | grep -iE 'stall|lockup|BUG:|WARNING|virtio.*(error|fail)' || true"), "")
+        self.panics(there)
+
+    def panics(self, guest):
+        """Linux tells, by pvpanic; it stands still then, and ends with the exit code that says so."""
+        guest.type("echo 0 > /proc/sys/kernel/panic; echo c > /proc/sysrq-trigger\n")
+        self.wait_for("the panic shows", lambda: guest.request("GET", "/v1/status")[1]["panicked"], 20)
+        self.assertEqual(self.godwit("stop", "--force", guest.api)[0], 0)
+        self.ended(guest, PANICKED)
+        self.assertIn("the guest's kernel had panicked", guest.err.text())
 
 
 @unittest.skipUnless(os.geteuid() == 0, "mounts a file system: only root can")
@@ -150,14 +172,7 @@ class FullDiskTest(Case):
         self.assertEqual(guest.request("GET", "/v1/status")[1]["disks"][0]["errors"], errors, "room has been made")
 
 
-class LinuxRestoreTest(Case):
-    def clocks(self, guest):
-        """How far the guest's wall clock is from the host's, and its time since it booted, seconds."""
-        before = time.time()
-        words = ask(self, guest, "echo $(date +%s) $(cut -d' ' -f1 /proc/uptime)").split()
-        off = int(words[-2]) - int(before)
-        return off, float(words[-1])
-
+class LinuxRestoreTest(DevicesCase):
     def test_the_wall_clock_is_right_after_hours_in_a_snapshot(self):
         disk = self.folder / "disk"
         disk.write_bytes(bytes(8 << 20))
