@@ -112,6 +112,7 @@ void Destination::prepare() {
                  ? std::make_unique<vmm::Machine>(hello.machine, options_.console,
                                                   memory::GivenRam{std::move(options_.ram), true})
                  : std::make_unique<vmm::Machine>(hello.machine, options_.console);
+  hold_.emplace(machine_->memory());
 
   std::unique_ptr<RdmaEndpoint> endpoint;
   if (hello.rdma) {

@@ -70,6 +70,7 @@ class Destination {
   std::mutex mutex_;                     // guards post_copy_'s being there, which has the wire then
   std::unique_ptr<PostCopy> post_copy_;  // after machine_: it goes first
   std::string token_;                    // of a source that may go over to post-copy; else empty
+  std::optional<memory::GuestMemory::Hold> hold_;  // of machine_'s; outlives channel_'s regions
   std::unique_ptr<Channel> channel_;
   RdmaChannel* rdma_ = nullptr;  // channel_, where it goes by that
   std::uint64_t max_bandwidth_ = 0;

@@ -1,7 +1,10 @@
 """Mistakes at the command line: each is one line that says what is wrong, and a status that is not 0."""
 
+import contextlib
+import json
 import os
 import socket
+import struct
 import threading
 import unittest
 from pathlib import Path
@@ -141,6 +144,63 @@ class BadInputTest(Case):
             self.refused(FAILURE, "other", "pause", path)
 
 
+class HelloChanger:
+    """Between a source and its destination: adds two features that no host of ours has to what the guest uses
+    (CPUID leaf 7: of Xeon Phi)."""
+
+    FRAME = struct.Struct("<IIIIQ")  # migration/protocol.h: magic, kind, marker, reserved, length
+    PREAMBLE = 16
+
+    def __init__(self, to):
+        host, port = to.rsplit(":", 1)
+        self.to = host, int(port)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def __enter__(self):
+        threading.Thread(target=self.run, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
+
+    def run(self):
+        with self.listener.accept()[0] as near, socket.create_connection(self.to) as far, near.makefile("rb", buffering=0) as source:
+            back = threading.Thread(target=self.pass_on, args=(far, near))
+            back.start()
+            far.sendall(self.exactly(source, self.PREAMBLE))
+            *head, length = self.FRAME.unpack(self.exactly(source, self.FRAME.size))
+            payload = self.changed(self.exactly(source, length))
+            far.sendall(self.FRAME.pack(*head, len(payload)) + payload)
+            self.pass_on(near, far)
+            back.join()
+
+    @staticmethod
+    def changed(hello):
+        hello = json.loads(hello)
+        requirements = json.loads(hello["requirements"])
+        leaf = next((entry for entry in requirements["cpuid"] if entry[:2] == [7, 0]), None)
+        if leaf is None:
+            requirements["cpuid"].append(leaf := [7, 0, 1, 0, 0, 0, 0])
+        leaf[6] |= 1 << 2 | 1 << 3
+        hello["requirements"] = json.dumps(requirements)
+        return json.dumps(hello).encode()
+
+    @staticmethod
+    def exactly(stream, size):
+        data = b""
+        while len(data) < size and (more := stream.read(size - len(data))):
+            data += more
+        return data
+
+    @staticmethod
+    def pass_on(here, there):
+        with contextlib.suppress(OSError):
+            while data := here.recv(1 << 16):
+                there.sendall(data)
+            there.shutdown(socket.SHUT_WR)
+
+
 class BadMoveTest(Case):
     """Mistakes around a move: the guest goes on."""
 
@@ -193,6 +253,14 @@ class BadMoveTest(Case):
 
             threading.Thread(target=answer, daemon=True).start()
             self.refused(self.guest, MOVE_FAILED, "Godwit|godwit", "--to", f"127.0.0.1:{server.getsockname()[1]}")
+
+    def test_a_host_that_lacks_what_the_guest_uses_names_all_of_it(self):
+        there = self.receive()
+        with HelloChanger(there.address) as changer:
+            self.refused(self.guest, MOVE_FAILED, r"refused: this host lacks what the guest uses: avx512_4vnniw \(7.0.edx\[2\]\), "
+                         r"avx512_4fmaps \(7.0.edx\[3\]\); ", "--to", changer.address)
+        self.ended(there, FAILURE)
+        self.assertIn("this host lacks what the guest uses", there.err.text())
 
     def test_a_peer_that_says_nothing(self):
         with socket.create_server(("127.0.0.1", 0)) as server:

@@ -99,6 +99,9 @@ struct Moved {
   Report report;
 };
 
+/// Which no guest here uses.
+memory::PageRange last_page(vmm::Machine& machine) { return {machine.memory().pages() - 1, 1}; }
+
 /// Moves `machine`; with the guest stopped at both ends RAM must be equal, byte for byte.
 Moved move(vmm::Machine& machine, const vmm::ConsoleSink& console, SourceOptions options = {},
            std::function<void(vmm::Machine&)> inspect = {}) {
@@ -112,6 +115,7 @@ Moved move(vmm::Machine& machine, const vmm::ConsoleSink& console, SourceOptions
                             {.console = console, .inspect = [&](vmm::Machine& arrived) {
                                EXPECT_EQ(different_pages(machine.memory(), arrived.memory()),
                                          std::vector<std::uint64_t>());
+                               EXPECT_FALSE(arrived.memory().give_back(last_page(arrived)));
                                if (inspect) inspect(arrived);
                              }});
     try {
@@ -126,6 +130,9 @@ Moved move(vmm::Machine& machine, const vmm::ConsoleSink& console, SourceOptions
   moved.end = std::async(std::launch::async, [&] { return source.run(); }).get();
   moved.report = source.report();
   arriving.get();
+  if (moved.machine && !moved.post_copy) {
+    EXPECT_TRUE(moved.machine->memory().give_back(last_page(*moved.machine)));
+  }
   return moved;
 }
 
