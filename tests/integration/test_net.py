@@ -1,5 +1,6 @@
 """Network cards: what they do to the host's interfaces, and Linux talking through them, moved or not. As root."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -223,6 +224,22 @@ class LinuxNetTest(NetCase):
         answer(self, there, 0)
         return there, longest
 
+    def listen_on_the_bridge(self, kind):
+        """Frames of an EtherType that come to the bridge."""
+        listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind))
+        self.addCleanup(listener.close)
+        listener.bind((self.bridge, kind))
+        listener.setblocking(False)
+        return listener
+
+    @staticmethod
+    def heard(listener):
+        frames = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frames.append(listener.recv(2048))
+        return frames
+
     def test_ping_tcp_both_ways_and_a_move_in_between(self):
         self.address_the_bridge()
         guest = shell_guest.boot(self, "6.12", address="10.99.0.2/24", more=self.card())
@@ -233,7 +250,14 @@ class LinuxNetTest(NetCase):
         load = guest.request("GET", "/v1/load")[1]
         self.assertGreater(load["net_receive_bytes"], 16 << 20)
         self.assertGreater(load["net_send_bytes"], 16 << 20)
+        [net] = guest.request("GET", "/v1/status")[1]["nets"]
+        mac = bytes.fromhex(net["mac"].replace(":", ""))
+        rarp, arp = self.listen_on_the_bridge(0x8035), self.listen_on_the_bridge(0x0806)
         there, silence = self.stream_while_moving(guest)
+        # The network learns where the guest is now: RFC 903's reverse request of its own address, RFC 5227's announcement.
+        self.assertGreaterEqual(sum(frame[6:12] == mac and frame[22:28] == mac for frame in self.heard(rarp)), 3)
+        mine = socket.inet_aton("10.99.0.2")
+        self.assertTrue(any(frame[6:12] == mac and frame[28:32] == frame[38:42] == mine for frame in self.heard(arp)), "no gratuitous ARP")
         print(f"longest silence of the stream over the move: {silence * 1000:.0f} ms", flush=True)
         self.assertIn(" 0% packet loss", host("busybox", "ping", "-c", "3", "-i", "0.2", "10.99.0.2"))
         self.assertEqual(ask(self, there, "dmesg | grep -iE 'stall|lockup|BUG:|WARNING|virtio.*(error|fail)' || true"), "")
