@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <vector>
+
+#include "vmm/memory/page_range.h"
 
 namespace godwit::migration {
 
@@ -78,6 +81,32 @@ Verdict decide(const RoundFacts& facts) {
     verdict.throttle = next_throttle(facts);
   }
   return verdict;
+}
+
+std::optional<Prediction> predict(const RoundFacts& facts) {
+  constexpr unsigned kMostRounds = 1000;
+  const auto running = [](unsigned throttled) { return 1 - throttled / 100.0; };
+  RoundFacts now = facts;
+  std::vector<Round> rounds(facts.rounds.begin(), facts.rounds.end());
+  const double dirtied_per_ms = static_cast<double>(facts.dirty_bytes) /
+                                std::max(facts.last_round_ms * running(facts.throttled), 1e-3);
+  for (unsigned i = 0; i < kMostRounds; ++i) {
+    now.rounds = rounds;
+    const Verdict verdict = decide(now);
+    if (verdict.action == Verdict::Action::kSwitchOver) {
+      return Prediction{now.elapsed_ms + verdict.predicted_downtime_ms,
+                        verdict.predicted_downtime_ms};
+    }
+    if (verdict.action != Verdict::Action::kGoOn || now.bytes_per_ms <= 0) return std::nullopt;
+    now.throttled = verdict.throttle;
+    now.last_round_ms = static_cast<double>(now.dirty_bytes) / now.bytes_per_ms;
+    now.elapsed_ms += now.last_round_ms;
+    const double dirtied = dirtied_per_ms * running(now.throttled) * now.last_round_ms;
+    rounds.push_back({now.dirty_bytes / memory::kPageSize, now.dirty_bytes, now.last_round_ms, 0});
+    now.dirty_bytes = std::min(facts.dirty_bytes, static_cast<std::uint64_t>(dirtied));
+    rounds.back().dirty_pages = now.dirty_bytes / memory::kPageSize;
+  }
+  return std::nullopt;
 }
 
 }  // namespace godwit::migration

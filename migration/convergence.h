@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -39,6 +40,15 @@ struct Verdict {
 /// they are as much as they may be, or where the first round already left more than it sent, the
 /// rest goes by post-copy if it may.
 Verdict decide(const RoundFacts& facts);
+
+/// How a move would end that goes on as decide() has it, at the rates measured so far.
+struct Prediction {
+  double total_ms = 0;  // of the move, from its beginning
+  double downtime_ms = 0;
+};
+/// The guest is taken to dirty memory as fast as in the last round, but no more of it than that
+/// left dirty. nullopt: the move would be given up, or go over to post-copy.
+std::optional<Prediction> predict(const RoundFacts& facts);
 
 /// False once the rounds stop getting shorter: in each of the last two nearly as much was dirtied
 /// as was sent, or, at the rate at which they shrink, the limit would not be reached before the

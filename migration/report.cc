@@ -38,6 +38,8 @@ json to_json(const Report& report) {
         {"verify_ms", report.verify_ms},
         {"state_ms", report.state_ms},
         {"resume_ms", report.resume_ms}}},
+      {"predicted",
+       {{"total_ms", report.predicted.total_ms}, {"downtime_ms", report.predicted.downtime_ms}}},
       {"rounds", rounds},
       {"pages",
        {{"sent", report.pages.sent},
@@ -65,6 +67,7 @@ json to_json(const Progress& progress) {
           {"dirty_mbps", progress.dirty_mbps},
           {"throttle_percent", progress.throttle_percent},
           {"predicted_downtime_ms", progress.predicted_downtime_ms},
+          {"downtime_limit_ms", progress.downtime_limit_ms},
           {"elapsed_ms", progress.elapsed_ms}};
 }
 

@@ -29,6 +29,10 @@ struct Report {
   double state_ms =
       0;  // saving, sending and restoring the state, and whatever pages still travelled
   double resume_ms = 0;  // from commit to the guest running
+  struct {
+    double total_ms = 0;
+    double downtime_ms = 0;
+  } predicted;  // after the first round; 0: nothing was
   std::vector<Round> rounds;
   struct {
     std::uint64_t sent = 0;    // pages that travelled, repeats included
@@ -63,6 +67,7 @@ struct Progress {
   double dirty_mbps = 0;          // in the last round
   unsigned throttle_percent = 0;  // of the vCPUs' time that is taken now
   double predicted_downtime_ms = 0;
+  double downtime_limit_ms = 0;
   double elapsed_ms = 0;
 };
 

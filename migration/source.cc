@@ -60,6 +60,7 @@ Source::Source(vmm::Machine& machine, SourceOptions options, sys::UniqueFd succe
       sent_(machine.memory().pages()),
       throttle_(machine) {
   progress_.phase = "connecting";
+  progress_.downtime_limit_ms = options_.downtime_limit_ms;
 }
 
 Source::End Source::run() {
@@ -153,18 +154,23 @@ void Source::copy_ram() {
 Verdict Source::judge(std::uint64_t dirty_pages) {
   Round& last = report_.rounds.back();
   last.dirty_pages = dirty_pages;
-  Verdict verdict =
-      decide({.dirty_bytes = dirty_pages * kPageSize,
-              .bytes_per_ms = sent_ms_ > 0 ? static_cast<double>(report_.ram_bytes) / sent_ms_ : 0,
-              .fixed_ms = kAssumedFixedMs,
-              .downtime_limit_ms = options_.downtime_limit_ms,
-              .last_round_ms = last.ms,
-              .elapsed_ms = elapsed_ms(),
-              .timeout_ms = options_.timeout_ms,
-              .rounds = report_.rounds,
-              .throttled = throttle_.percent(),
-              .max_throttle = options_.max_throttle,
-              .may_post_copy = options_.mode == Mode::kHybrid});
+  const RoundFacts facts{
+      .dirty_bytes = dirty_pages * kPageSize,
+      .bytes_per_ms = sent_ms_ > 0 ? static_cast<double>(report_.ram_bytes) / sent_ms_ : 0,
+      .fixed_ms = kAssumedFixedMs,
+      .downtime_limit_ms = options_.downtime_limit_ms,
+      .last_round_ms = last.ms,
+      .elapsed_ms = elapsed_ms(),
+      .timeout_ms = options_.timeout_ms,
+      .rounds = report_.rounds,
+      .throttled = throttle_.percent(),
+      .max_throttle = options_.max_throttle,
+      .may_post_copy = options_.mode == Mode::kHybrid};
+  const Verdict verdict = decide(facts);
+  if (report_.rounds.size() == 1) {
+    const Prediction prediction = predict(facts).value_or(Prediction{});
+    report_.predicted = {prediction.total_ms, prediction.downtime_ms};
+  }
   const std::lock_guard lock(mutex_);
   progress_.dirty_mbps =
       last.ms > 0 ? static_cast<double>(dirty_pages * kPageSize) * 8 / 1000 / last.ms : 0;

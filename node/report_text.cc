@@ -67,6 +67,9 @@ std::string progress_text(const json& progress) {
   }
   if (const double downtime = number(progress, "predicted_downtime_ms"); downtime > 0) {
     text += fmt::format(", would stop for {}", format_time_ms(downtime));
+    if (const double limit = number(progress, "downtime_limit_ms"); downtime > limit) {
+      text += fmt::format(", the limit is {}", format_time_ms(limit));
+    }
   }
   return text;
 }
@@ -98,6 +101,11 @@ std::string report_text(const json& report) {
   text += fmt::format("  total      {}  (set-up {})\n", format_time_ms(number(report, "total_ms")),
                       format_time_ms(number(report, "setup_ms")));
   if (word(report, "status") == "completed") text += downtime_line(report);
+  const json predicted = part(report, "predicted");
+  if (const double total = number(predicted, "total_ms"); total > 0) {
+    text += fmt::format("  predicted  {}, downtime {}  (after the first round)\n",
+                        format_time_ms(total), format_time_ms(number(predicted, "downtime_ms")));
+  }
   const json pages = part(report, "pages");
   const json bytes = part(report, "bytes");
   const json rounds = part(report, "rounds");

@@ -89,7 +89,7 @@ class BadInputTest(Case):
         self.refused(USAGE, f"--api: {nowhere}: No such file", "receive", "--listen", "127.0.0.1:0", "--api", f"{nowhere}/web1.sock")
         if self.lacks_cpu_features():
             self.refused(FAILURE, "--cpu: .*x86-64-v4: it lacks ", *good, *api, "--cpu", "x86-64-v4")
-        self.refused(FAILURE, "--hugepages: .*vm.nr_hugepages", *good, *api, "--hugepages", "--memory", "8G")
+        self.refused(FAILURE, "--hugepages: .*vm.nr_hugepages", *good, *api, "--hugepages", "--memory", "4G")
 
     def lacks_cpu_features(self):
         flags = set(Path("/proc/cpuinfo").read_text().split())

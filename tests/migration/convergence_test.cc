@@ -132,5 +132,34 @@ TEST(Convergence, AnUnknownRateIsNoReasonToSwitchOver) {
   EXPECT_EQ(decide(now).action, Action::kGoOn);
 }
 
+TEST(Prediction, AddsUpTheRoundsToCome) {
+  RoundFacts now = facts();
+  now.last_round_ms = 1000;  // so a round leaves a tenth of what it sent
+  const std::vector<Round> first = {{24'414, 100'000'000, 1000, 2'441}};
+  now.rounds = first;
+  const auto prediction = predict(now);
+  ASSERT_TRUE(prediction);
+  EXPECT_NEAR(prediction->downtime_ms, 10 + 1, 0.1);  // 100 ms, 10 ms, and 1 ms while it stands
+  EXPECT_NEAR(prediction->total_ms, 1000 + 100 + 10 + 11, 0.2);
+  now.dirty_bytes = 0;
+  EXPECT_EQ(predict(now)->total_ms, 1010);
+}
+
+TEST(Prediction, SaysNothingOfAMoveThatWouldNotEndSo) {
+  RoundFacts now = facts();  // dirties as fast as the link carries
+  const std::vector<Round> first = {{2'441, 10'000'000, 100, 2'441}};
+  now.rounds = first;
+  EXPECT_FALSE(predict(now)) << "it would be given up";
+  now.timeout_ms = 0;
+  EXPECT_FALSE(predict(now)) << "it would go on for ever";
+  now.may_post_copy = true;
+  EXPECT_FALSE(predict(now));
+  now.may_post_copy = false;
+  now.max_throttle = 90;
+  const auto throttled = predict(now);
+  ASSERT_TRUE(throttled);
+  EXPECT_LE(throttled->downtime_ms, now.downtime_limit_ms);
+}
+
 }  // namespace
 }  // namespace godwit::migration

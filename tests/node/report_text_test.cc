@@ -19,12 +19,27 @@ TEST(ReportText, SurvivesAReportOfAnotherVersion) {
   }
 }
 
+TEST(ReportText, HasPredictionAndOutcomeSideBySide) {
+  const std::string text = report_text({{"status", "completed"},
+                                        {"total_ms", 900},
+                                        {"downtime_ms", 23},
+                                        {"predicted", {{"total_ms", 870}, {"downtime_ms", 20}}}});
+  EXPECT_NE(text.find("  predicted  870 ms, downtime 20 ms  (after the first round)\n"),
+            std::string::npos)
+      << text;
+}
+
 TEST(ProgressText, NamesRoundWhatIsLeftAndRate) {
   EXPECT_EQ(progress_text({{"phase", "rounds"},
                            {"round", 3},
                            {"remaining_bytes", 12u << 20},
                            {"throughput_mbps", 850}}),
             "round 3, 12M left, 850 Mbit/s");
+  EXPECT_EQ(progress_text({{"phase", "rounds"},
+                           {"round", 2},
+                           {"predicted_downtime_ms", 120},
+                           {"downtime_limit_ms", 50}}),
+            "round 2, 0B left, 0 Mbit/s, would stop for 120 ms, the limit is 50 ms");
   EXPECT_EQ(progress_text({{"phase", "connecting"}}), "connecting");
   EXPECT_EQ(progress_text(json()), "-");
 }
