@@ -166,7 +166,7 @@ Verdict Source::judge(std::uint64_t dirty_pages) {
       .throttled = throttle_.percent(),
       .max_throttle = options_.max_throttle,
       .may_post_copy = options_.mode == Mode::kHybrid};
-  const Verdict verdict = decide(facts);
+  Verdict verdict = decide(facts);
   if (report_.rounds.size() == 1) {
     const Prediction prediction = predict(facts).value_or(Prediction{});
     report_.predicted = {prediction.total_ms, prediction.downtime_ms};
