@@ -169,6 +169,7 @@ void check_socket_is_free(const Options& options) {
   if (!options.has("name") && !options.has("api")) return;
   const std::string name = options.has("name") ? options.text("name") : "";
   const std::string path = socket_path(options, name);
+  require_socket_directory(path);
   if (socket_is_live(path)) {
     throw std::runtime_error(fmt::format("a guest is already running at {}", path));
   }

@@ -63,12 +63,17 @@ sys::UniqueFd lock_directory_of(const std::string& path) {
   const auto parent = std::filesystem::path(path).parent_path();
   const std::string directory = parent.empty() ? "." : parent.string();
   sys::UniqueFd fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd) fail(directory, errno);
+  if (!fd) fail("--api: " + directory, errno);  // no other is missing by now
   if (::flock(fd.get(), LOCK_EX) < 0) fail(directory, errno);
   return fd;
 }
 
 }  // namespace
+
+void require_socket_directory(const std::string& path) {
+  make_runtime_directory(path);
+  lock_directory_of(path);
+}
 
 std::string runtime_directory() {
   if (::geteuid() == 0) return "/run/godwit";

@@ -21,6 +21,10 @@ std::string socket_of(const std::string& name);
 /// Why that is no guest name ("1-64 of [A-Za-z0-9._-], ..."); empty if it is one.
 std::string name_complaint(const std::string& name);
 
+/// Makes the runtime directory, if the socket is to be there; throws std::runtime_error when there
+/// is no directory for it.
+void require_socket_directory(const std::string& path);
+
 /// Is somebody listening on that socket?
 bool socket_is_live(const std::string& path);
 

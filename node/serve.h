@@ -18,8 +18,7 @@ namespace godwit::node {
 void add_serve_options(Options& options);
 /// Throws UsageError.
 ConsoleConfigs console_configs(const Options& options);
-/// Path of the control socket: --api, or the guest's in the runtime directory. Throws UsageError
-/// where --api has no directory to be in.
+/// Path of the control socket: --api, or the guest's in the runtime directory.
 std::string socket_path(const Options& options, const std::string& name);
 
 /// What a successor of this process is told so that it serves the guest in the same way.

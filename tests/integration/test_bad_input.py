@@ -85,8 +85,8 @@ class BadInputTest(Case):
         for flag, value in (("console", f"file:{nowhere}/log"), ("hvc", f"file:{nowhere}/log"), ("net", "tap=lo"),
                             ("net", "tap=gw-none,bridge=no-such-bridge"), ("vsock", f"cid=5,path={nowhere}/vsock")):
             self.refused(FAILURE, f"--{flag}: .*({nowhere}|lo|no-such-bridge)", *good, *api, f"--{flag}", value)
-        self.refused(USAGE, f"--api: {nowhere}: No such file", *good, "--api", f"{nowhere}/web1.sock")
-        self.refused(USAGE, f"--api: {nowhere}: No such file", "receive", "--listen", "127.0.0.1:0", "--api", f"{nowhere}/web1.sock")
+        self.refused(FAILURE, f"--api: {nowhere}: No such file", *good, "--api", f"{nowhere}/web1.sock")
+        self.refused(FAILURE, f"--api: {nowhere}: No such file", "receive", "--listen", "127.0.0.1:0", "--api", f"{nowhere}/web1.sock")
         if self.lacks_cpu_features():
             self.refused(FAILURE, "--cpu: .*x86-64-v4: it lacks ", *good, *api, "--cpu", "x86-64-v4")
         self.refused(FAILURE, "--hugepages: .*vm.nr_hugepages", *good, *api, "--hugepages", "--memory", "4G")
