@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <string>
 
 namespace godwit::vmm {
 namespace {
@@ -65,9 +68,19 @@ std::uint64_t elapsed_ns(std::uint64_t saved_realtime_ns, std::uint64_t realtime
   return elapsed > longest_ns ? 0 : elapsed;
 }
 
-bool tsc_rate_fits(std::uint32_t guest_khz, std::uint32_t host_khz, bool can_scale) {
-  if (guest_khz == 0 || host_khz == 0) return true;  // nothing known: nothing to hold against it
-  return can_scale || difference(guest_khz, host_khz) * 20 <= host_khz;
+HostTsc host_tsc(const kvm::KvmVm& vm, const kvm::KvmVcpu& vcpu) {
+  std::ifstream file("/sys/devices/system/clocksource/clocksource0/available_clocksource");
+  const std::vector<std::string> clocks(std::istream_iterator<std::string>(file), {});
+  const bool steady = clocks.empty() || std::ranges::any_of(clocks, [](const std::string& name) {
+                        return name.starts_with("tsc");
+                      });
+  return {vcpu.get_tsc_khz(), vm.check_extension(KVM_CAP_TSC_CONTROL) != 0, steady};
+}
+
+bool tsc_rate_fits(std::uint32_t guest_khz, const HostTsc& host) {
+  if (guest_khz == 0 || host.khz == 0) return true;  // nothing known: nothing to hold against it
+  const std::uint64_t tolerance_ppm = host.steady ? 1'000 : 50'000;
+  return host.scales || difference(guest_khz, host.khz) * 1'000'000 <= tolerance_ppm * host.khz;
 }
 
 GuestClock::GuestClock(kvm::KvmVm& vm, std::vector<kvm::KvmVcpu*> vcpus)
@@ -135,15 +148,15 @@ ClockSection GuestClock::read(StateReader& reader) const {
 
 void GuestClock::restore(const ClockSection& section, std::uint64_t longest_ns) {
   const ClockState& saved = section.clock;
-  const bool can_scale = vm_.check_extension(KVM_CAP_TSC_CONTROL) != 0;
-  if (!tsc_rate_fits(saved.tsc_khz, khz_, can_scale)) {
+  const HostTsc host = host_tsc(vm_, *vcpus_[0]);
+  if (!tsc_rate_fits(saved.tsc_khz, host)) {
     throw StateError(
         fmt::format("machine state: the guest's TSC runs at {} kHz, this host's at {} "
                     "kHz, and this CPU cannot scale it",
                     saved.tsc_khz, khz_));
   }
   // 250 ppm are calibration noise; scaling for noise would only cost precision.
-  if (can_scale && saved.tsc_khz != 0 && difference(saved.tsc_khz, khz_) * 4000 > khz_) {
+  if (host.scales && saved.tsc_khz != 0 && difference(saved.tsc_khz, khz_) * 4000 > khz_) {
     khz_ = saved.tsc_khz;
     for (kvm::KvmVcpu* vcpu : vcpus_) vcpu->set_tsc_khz(khz_);
   }

@@ -61,9 +61,18 @@ class GuestClock {
 std::uint64_t elapsed_ns(std::uint64_t saved_realtime_ns, std::uint64_t realtime_ns,
                          std::uint64_t longest_ns);
 
-/// Whether a guest with a TSC of `guest_khz` can go on where it runs at `host_khz`: it can if the
-/// CPU scales it, or if they differ by no more than 5 %. kvmclock does not care; a timer is late or
-/// early by as much of its time.
-bool tsc_rate_fits(std::uint32_t guest_khz, std::uint32_t host_khz, bool can_scale);
+/// The TSC that a host's KVM gives a guest that asks for no other.
+struct HostTsc {
+  std::uint32_t khz = 0;  // 0: not known
+  bool scales = false;    // to any rate
+  bool steady = true;     // the kernel keeps time by it, so it has measured its rate well
+};
+HostTsc host_tsc(const kvm::KvmVm& vm, const kvm::KvmVcpu& vcpu);
+
+/// Whether a guest with a TSC of `guest_khz` (0: not known) can go on there: it can if the CPU
+/// scales it, or if the rates differ by no more than their measurements do: 1000 ppm, as Linux is
+/// content with 500 ppm at either end (arch/x86/kernel/tsc.c); 5 % of a TSC that Linux holds for
+/// unstable. kvmclock does not care; a timer is late or early by as much of its time.
+bool tsc_rate_fits(std::uint32_t guest_khz, const HostTsc& host);
 
 }  // namespace godwit::vmm

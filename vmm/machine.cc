@@ -61,20 +61,6 @@ kvm::Kvm checked_kvm() {
   return kvm;
 }
 
-/// By default KVM has inputs below 16 reach the PICs, too, which the guest is told it has not: what
-/// came from them would be an interrupt of a vector that nobody chose.
-std::vector<kvm_irq_routing_entry> io_apic_routes() {
-  std::vector<kvm_irq_routing_entry> routes;
-  for (std::uint32_t input = 0; input < boot::kIoApicInputs; ++input) {
-    kvm_irq_routing_entry& route = routes.emplace_back();
-    route.gsi = input;
-    route.type = KVM_IRQ_ROUTING_IRQCHIP;
-    route.u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
-    route.u.irqchip.pin = input;
-  }
-  return routes;
-}
-
 kvm::KvmVm create_vm(const kvm::Kvm& kvm) {
   kvm::KvmVm vm(kvm);
   vm.set_tss_addr(boot::kKvmTss);
@@ -91,10 +77,7 @@ kvm::KvmVm create_vm(const kvm::Kvm& kvm) {
 /// The interrupt controllers in KVM. Made after the memory slots: registering the controllers
 /// starts a grace period in recent kernels that setting a slot would have to sit out, for 5 ms.
 struct InterruptChips {
-  explicit InterruptChips(kvm::KvmVm& vm) {
-    vm.create_irqchip();
-    vm.set_gsi_routing(io_apic_routes());
-  }
+  explicit InterruptChips(kvm::KvmVm& vm) { vm.create_irqchip(); }
 };
 
 }  // namespace
@@ -155,7 +138,7 @@ Machine::Parts::Parts(MachineConfig machine_config, ConsoleSink console_sink,
       chips(vm),
       serial_line(vm, boot::kSerialGsi),
       event_line(vm, boot::kPowerButtonGsi),
-      vectors(vm),
+      vectors(vm, boot::kIoApicInputs),
       doorbells(vm),
       serial(serial_line, std::move(console_sink.serial)),
       power(
@@ -394,8 +377,9 @@ std::string Machine::refusal(const std::string& requirements) {
   try {
     const Requirements needed = requirements_from_json(requirements);
     const kvm::Kvm kvm = checked_kvm();
-    return refusal_of(needed, guest_cpuid(kvm, 0, needed.cpus), kvm::KvmVm(kvm).default_tsc_khz(),
-                      kvm.check_extension(KVM_CAP_TSC_CONTROL) != 0);
+    kvm::KvmVm vm(kvm);
+    return refusal_of(needed, guest_cpuid(kvm, 0, needed.cpus),
+                      host_tsc(vm, kvm::KvmVcpu(kvm, vm, 0)));
   } catch (const std::exception& error) {
     return error.what();
   }

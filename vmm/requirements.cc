@@ -6,7 +6,6 @@
 #include <stdexcept>
 
 #include "vmm/boot/layout.h"
-#include "vmm/clock.h"
 
 namespace godwit::vmm {
 namespace {
@@ -27,7 +26,8 @@ constexpr NamedCap kNeeded[] = {
     {KVM_CAP_DEBUGREGS, "KVM_CAP_DEBUGREGS"},
     {KVM_CAP_XSAVE, "KVM_CAP_XSAVE"},
     {KVM_CAP_XCRS, "KVM_CAP_XCRS"},
-    {KVM_CAP_SIGNAL_MSI, "KVM_CAP_SIGNAL_MSI"},
+    {KVM_CAP_IRQ_ROUTING, "KVM_CAP_IRQ_ROUTING"},
+    {KVM_CAP_IRQFD, "KVM_CAP_IRQFD"},
     {KVM_CAP_IOEVENTFD, "KVM_CAP_IOEVENTFD"},
     {KVM_CAP_ADJUST_CLOCK, "KVM_CAP_ADJUST_CLOCK"},
     {KVM_CAP_GET_TSC_KHZ, "KVM_CAP_GET_TSC_KHZ"},
@@ -78,11 +78,11 @@ Requirements requirements_from_json(const std::string& text) {
 }
 
 std::string refusal_of(const Requirements& needed, const CpuidEntries& offered,
-                       std::uint32_t host_tsc_khz, bool can_scale_tsc) {
+                       const HostTsc& tsc) {
   std::vector<std::string> missing = missing_features(needed.cpuid, offered);
-  if (!tsc_rate_fits(needed.tsc_khz, host_tsc_khz, can_scale_tsc)) {
-    missing.push_back(fmt::format("a TSC of {} kHz (here: {} kHz, and no TSC scaling)",
-                                  needed.tsc_khz, host_tsc_khz));
+  if (!tsc_rate_fits(needed.tsc_khz, tsc)) {
+    missing.push_back(
+        fmt::format("a TSC of {} kHz (here: {} kHz, and no TSC scaling)", needed.tsc_khz, tsc.khz));
   }
   return missing.empty() ? "" : "this host lacks what the guest uses: " + join(missing);
 }

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "vmm/clock.h"
 #include "vmm/cpuid.h"
 #include "vmm/kvm/kvm.h"
 
@@ -20,8 +21,7 @@ std::string to_json(const Requirements& requirements);
 Requirements requirements_from_json(const std::string& text);
 
 /// One line naming everything that is missing; empty when nothing is.
-std::string refusal_of(const Requirements& needed, const CpuidEntries& offered,
-                       std::uint32_t host_tsc_khz, bool can_scale_tsc);
+std::string refusal_of(const Requirements& needed, const CpuidEntries& offered, const HostTsc& tsc);
 
 /// Throws std::runtime_error naming the KVM capabilities that this host lacks and every guest
 /// needs.

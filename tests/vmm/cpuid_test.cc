@@ -104,12 +104,12 @@ TEST(Requirements, SurviveTheWay) {
   const Requirements got = requirements_from_json(to_json(needed));
   EXPECT_EQ(got.cpus, 2u);
   EXPECT_EQ(got.tsc_khz, 2'000'000u);
-  EXPECT_EQ(refusal_of(got, needed.cpuid, 2'000'000, false), "");
+  EXPECT_EQ(refusal_of(got, needed.cpuid, {.khz = 2'000'000}), "");
   EXPECT_EQ(
-      refusal_of(got, needed.cpuid, 2'600'000, false),
+      refusal_of(got, needed.cpuid, {.khz = 2'600'000}),
       "this host lacks what the guest uses: a TSC of 2000000 kHz (here: 2600000 kHz, and no TSC "
       "scaling)");
-  EXPECT_EQ(refusal_of(got, needed.cpuid, 2'600'000, true), "");
+  EXPECT_EQ(refusal_of(got, needed.cpuid, {.khz = 2'600'000, .scales = true}), "");
 }
 
 TEST(Requirements, RefuseEverythingElse) {
@@ -136,11 +136,13 @@ TEST(Clock, GoesOnByTheTimeThatPassedIfThatIsSane) {
 }
 
 TEST(Clock, AcceptsTscRatesThatOnlyDifferByNoise) {
-  EXPECT_TRUE(tsc_rate_fits(2'000'000, 2'060'000, false));
-  EXPECT_FALSE(tsc_rate_fits(2'000'000, 2'400'000, false));
-  EXPECT_FALSE(tsc_rate_fits(2'400'000, 2'000'000, false));
-  EXPECT_TRUE(tsc_rate_fits(2'400'000, 2'000'000, true));
-  EXPECT_TRUE(tsc_rate_fits(0, 2'000'000, false));
+  EXPECT_TRUE(tsc_rate_fits(2'000'000, {.khz = 2'000'900}));
+  EXPECT_FALSE(tsc_rate_fits(2'000'000, {.khz = 2'003'000}));
+  EXPECT_FALSE(tsc_rate_fits(2'003'000, {.khz = 2'000'000}));
+  EXPECT_TRUE(tsc_rate_fits(2'400'000, {.khz = 2'000'000, .scales = true}));
+  EXPECT_TRUE(tsc_rate_fits(2'000'000, {.khz = 2'060'000, .steady = false}));
+  EXPECT_FALSE(tsc_rate_fits(2'000'000, {.khz = 2'400'000, .steady = false}));
+  EXPECT_TRUE(tsc_rate_fits(0, {.khz = 2'000'000}));
 }
 
 }  // namespace

@@ -29,6 +29,7 @@ class MsiVector {
   /// Routes the vector; the device calls it only for unmasked table entries. May throw
   /// std::system_error when the host runs out of routes.
   virtual void route(const MsiMessage& message) = 0;
+  /// Sends the message of the last route(), of which there must have been one.
   virtual void trigger() = 0;
 };
 

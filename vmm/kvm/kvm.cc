@@ -180,12 +180,11 @@ void KvmVm::pulse_irq(std::uint32_t gsi) {
   }
 }
 
-bool KvmVm::signal_msi(std::uint64_t address, std::uint32_t data) {
-  kvm_msi msi = {};
-  msi.address_lo = static_cast<std::uint32_t>(address);
-  msi.address_hi = static_cast<std::uint32_t>(address >> 32);
-  msi.data = data;
-  return call(fd_, KVM_SIGNAL_MSI, &msi, "KVM_SIGNAL_MSI") > 0;
+void KvmVm::irqfd(int event_fd, std::uint32_t gsi) {
+  kvm_irqfd irqfd = {};
+  irqfd.fd = static_cast<std::uint32_t>(event_fd);
+  irqfd.gsi = gsi;
+  call(fd_, KVM_IRQFD, &irqfd, "KVM_IRQFD");
 }
 
 void KvmVm::ioeventfd(std::uint64_t address, std::uint32_t length, int event_fd, bool assign) {
@@ -203,12 +202,6 @@ void KvmVm::set_gsi_routing(std::span<const kvm_irq_routing_entry> entries) {
   list.header()->nr = static_cast<std::uint32_t>(entries.size());
   std::copy(entries.begin(), entries.end(), list.entries().begin());
   call(fd_, KVM_SET_GSI_ROUTING, list.header(), "KVM_SET_GSI_ROUTING");
-}
-
-std::uint32_t KvmVm::default_tsc_khz() const {
-  if (check_extension(KVM_CAP_VM_TSC_CONTROL) == 0) return 0;
-  const int khz = ::ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0);
-  return khz > 0 ? static_cast<std::uint32_t>(khz) : 0;
 }
 
 kvm_clock_data KvmVm::get_clock() const {

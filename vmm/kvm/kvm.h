@@ -56,14 +56,12 @@ class KvmVm {
   void set_irqchip(const kvm_irqchip& chip);        // 4.27
   /// 4.25: an edge on an input of the I/O APIC; delivered when this returns.
   void pulse_irq(std::uint32_t gsi);
-  /// 4.71: delivered when this returns; false when the guest's local APIC does not take it.
-  bool signal_msi(std::uint64_t address, std::uint32_t data);
+  /// 4.75: each signal of `event_fd` is an edge on `gsi`, until the eventfd is closed.
+  void irqfd(int event_fd, std::uint32_t gsi);
   /// 4.59: a guest write of `length` bytes at MMIO `address` signals `event_fd`.
   void ioeventfd(std::uint64_t address, std::uint32_t length, int event_fd, bool assign);
   void set_gsi_routing(std::span<const kvm_irq_routing_entry> entries);  // 4.52, replaces all
 
-  /// 4.56 on a VM (KVM_CAP_VM_TSC_CONTROL): what its vCPUs' TSCs run at; 0 where it cannot say.
-  std::uint32_t default_tsc_khz() const;
   kvm_clock_data get_clock() const;             // 4.29
   void set_clock(const kvm_clock_data& clock);  // 4.30
 
