@@ -20,6 +20,13 @@ class ChannelError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// The transport has failed, and the connection that carries messages has not, as far as is known:
+/// the move can go on by another.
+class TransportLost : public ChannelError {
+ public:
+  using ChannelError::ChannelError;
+};
+
 enum class MessageKind : std::uint32_t;  // protocol.h
 
 struct Message {

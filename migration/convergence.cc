@@ -13,10 +13,16 @@ namespace {
 
 constexpr double kWorthSending = 0.25;  // of the fixed part of the downtime
 
-bool another_round_pays(const RoundFacts& facts, double sending_ms) {
+double ms_for(std::uint64_t bytes, double bytes_per_ms) {
+  if (bytes == 0) return 0;
+  return bytes_per_ms > 0 ? static_cast<double>(bytes) / bytes_per_ms : 1e9;
+}
+
+bool another_round_pays(const RoundFacts& facts, double paused_ms) {
   // What is dirtied meanwhile is to this round as this round is to the last.
-  return sending_ms > facts.fixed_ms * kWorthSending && sending_ms <= facts.elapsed_ms / 10 &&
-         sending_ms <= facts.last_round_ms / 4;
+  const double round_ms = ms_for(facts.dirty_bytes, facts.bytes_per_ms);
+  return paused_ms > facts.fixed_ms * kWorthSending && round_ms <= facts.elapsed_ms / 10 &&
+         round_ms <= facts.last_round_ms / 4;
 }
 
 constexpr double kStalled = 0.8;  // pages dirtied for a page sent: the next round is as long
@@ -49,7 +55,8 @@ bool will_converge(const RoundFacts& facts) {
   if (ratio >= kStalled) return false;
   if (facts.timeout_ms <= 0) return true;
   // Rounds that shrink by `ratio` make a geometric series, which ends where one fits the limit.
-  const double limit_ms = std::max(facts.downtime_limit_ms - facts.fixed_ms, 1.0);
+  const double limit_ms = std::max(facts.downtime_limit_ms - facts.fixed_ms, 1.0) *
+                          facts.unheld_per_ms / facts.bytes_per_ms;
   const double first_ms = static_cast<double>(facts.dirty_bytes) / facts.bytes_per_ms;
   const double all_ms = std::max(0.0, (first_ms - limit_ms * ratio) / (1 - ratio));
   return facts.elapsed_ms + all_ms <= facts.timeout_ms;
@@ -58,10 +65,7 @@ bool will_converge(const RoundFacts& facts) {
 Verdict decide(const RoundFacts& facts) {
   Verdict verdict;
   verdict.throttle = facts.throttled;
-  const double sending_ms = facts.dirty_bytes == 0 ? 0
-                            : facts.bytes_per_ms > 0
-                                ? static_cast<double>(facts.dirty_bytes) / facts.bytes_per_ms
-                                : 1e9;
+  const double sending_ms = ms_for(facts.dirty_bytes, facts.unheld_per_ms);
   verdict.predicted_downtime_ms = facts.fixed_ms + sending_ms;
   // Nothing left to send is as short as it gets, whatever the limit.
   if (facts.dirty_bytes == 0) {

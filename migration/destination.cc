@@ -152,42 +152,72 @@ void Destination::prepare() {
   }
 }
 
-Message Destination::next() {
-  Message message = channel_->receive(-1);
-  if (message.kind == MessageKind::kAbort) {
-    throw ChannelError("the source gave up: " + decode_reason(message.payload));
-  }
-  return message;
+// RDMA has failed. Its queue pair goes before a page comes by TCP: none that is late can land.
+void Destination::begin_anew(const Message& begin) {
+  transport_ = decode_begin(begin.payload).transport;
+  if (rdma_ == nullptr || transport_ != "tcp") throw ChannelError("the peer began a second time");
+  rdma_ = nullptr;
+  channel_.reset();
+  channel_ = std::make_unique<TcpChannel>(wire_, machine_->memory(), Role::kDestination);
 }
 
-// Pages land in RAM until the state comes; then this end gets ready, and runs the guest on commit.
+// Pages land in RAM until the state comes.
+Destination::Handover Destination::receive_handover(PreFault& pre_fault) {
+  Handover handover;
+  for (;;) {
+    Message message = channel_->receive(-1);
+    pre_fault.stop();
+    switch (message.kind) {
+      case MessageKind::kAbort:
+        throw ChannelError("the source gave up: " + decode_reason(message.payload));
+      case MessageKind::kBegin:
+        begin_anew(message);
+        handover = {};
+        break;
+      case MessageKind::kVerify:
+        handover.digests = std::move(message.payload);
+        break;
+      case MessageKind::kOffer:
+        if (rdma_ == nullptr) throw ChannelError("the peer offered memory without RDMA");
+        handover.offer = decode_offer(message.payload, machine_->memory().pages());
+        break;
+      case MessageKind::kMissing:
+        if (token_.empty()) throw ChannelError("the peer began post-copy, which was not agreed");
+        handover.missing = decode_missing(message.payload, machine_->memory().pages());
+        break;
+      case MessageKind::kState:
+        handover.state = std::move(message.payload);
+        return handover;
+      default:
+        throw ChannelError(fmt::format("the peer sent {}, State was due", kind_name(message.kind)));
+    }
+  }
+}
+
+// This end gets ready, and runs the guest on commit.
 void Destination::take_guest() {
   std::optional<PreFault> pre_fault(*machine_);
-  Message state = next();
-  pre_fault->stop();
-  const bool post_copy = state.kind == MessageKind::kMissing || state.kind == MessageKind::kOffer;
-  if (post_copy && !token_.empty()) {
+  Handover handover = receive_handover(*pre_fault);
+  if (handover.missing) {
     pre_fault.reset();
-    return take_guest_without_its_memory(std::move(state));
+    return take_guest_without_its_memory(std::move(handover));
   }
-  if (state.kind == MessageKind::kVerify) {
-    require_same_memory(machine_->memory(), state.payload);
-    state = next();
-  }
-  if (state.kind != MessageKind::kState) {
-    throw ChannelError(fmt::format("the peer sent {}, State was due", kind_name(state.kind)));
-  }
+  if (!handover.digests.empty()) require_same_memory(machine_->memory(), handover.digests);
   wire_.set_patience(kPausedPatience);
   options_.inspect(*machine_);
   // The source has written its last page; to take its access away takes as long as the restore.
   auto sealed = std::async(std::launch::async, [this] { channel_->seal(); });
-  machine_->restore(state.payload);
+  machine_->restore(handover.state);
   machine_->lock_disks();
   sealed.get();
   pre_fault.reset();
   channel_->send(MessageKind::kReady, {});
   wire_.set_deadline(Wire::Clock::now() + std::chrono::milliseconds(kCommitTimeoutMs));
-  if (const Message commit = next(); commit.kind != MessageKind::kCommit) {
+  const Message commit = channel_->receive(-1);
+  if (commit.kind == MessageKind::kAbort) {
+    throw ChannelError("the source gave up: " + decode_reason(commit.payload));
+  }
+  if (commit.kind != MessageKind::kCommit) {
     throw ChannelError(fmt::format("the peer sent {}, Commit was due", kind_name(commit.kind)));
   }
   const auto start = std::chrono::steady_clock::now();
@@ -202,20 +232,9 @@ void Destination::take_guest() {
 }
 
 // Restoring the state needs some of the memory, too: so pages are served from here on.
-void Destination::take_guest_without_its_memory(Message missing) {
+void Destination::take_guest_without_its_memory(Handover handover) {
   PostCopy::Offer offer;
-  if (missing.kind == MessageKind::kOffer && rdma_ != nullptr) {
-    offer.extents = decode_offer(missing.payload, machine_->memory().pages());
-    missing = next();
-  }
-  if (missing.kind != MessageKind::kMissing) {
-    throw ChannelError(fmt::format("the peer sent {}, Missing was due", kind_name(missing.kind)));
-  }
-  memory::PageBitmap pages = decode_missing(missing.payload, machine_->memory().pages());
-  const Message state = next();
-  if (state.kind != MessageKind::kState) {
-    throw ChannelError(fmt::format("the peer sent {}, State was due", kind_name(state.kind)));
-  }
+  offer.extents = std::move(handover.offer);
   if (!offer.extents.empty()) {
     offer.endpoint = rdma_->take_endpoint();
     offer.bits_per_second = max_bandwidth_;
@@ -225,11 +244,11 @@ void Destination::take_guest_without_its_memory(Message missing) {
   channel_.reset();
   {
     const std::lock_guard lock(mutex_);
-    post_copy_ = std::make_unique<PostCopy>(std::move(wire_), machine_->memory(), std::move(pages),
-                                            Comeback{std::move(options_.listener), token_},
-                                            std::move(offer));
+    post_copy_ = std::make_unique<PostCopy>(
+        std::move(wire_), machine_->memory(), std::move(*handover.missing),
+        Comeback{std::move(options_.listener), token_}, std::move(offer));
   }
-  machine_->restore(state.payload);
+  machine_->restore(handover.state);
   machine_->lock_disks();
   post_copy_->say(MessageKind::kReady);
   post_copy_->await_commit();

@@ -6,6 +6,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <vector>
 
 #include "migration/channel.h"
 #include "migration/postcopy_destination.h"
@@ -15,6 +17,7 @@
 
 namespace godwit::migration {
 
+class PreFault;
 class RdmaChannel;
 
 struct DestinationOptions {
@@ -57,12 +60,21 @@ class Destination {
   std::string_view transport() const { return transport_; }
 
  private:
+  /// What comes once the guest stands still at the source.
+  struct Handover {
+    std::vector<std::byte> digests;             // of RAM, where it is to be verified; else empty
+    std::vector<OfferedExtent> offer;           // post-copy by RDMA: where the source's RAM lies
+    std::optional<memory::PageBitmap> missing;  // post-copy
+    std::vector<std::byte> state;
+  };
+
   void prepare();
+  void begin_anew(const Message& begin);
+  Handover receive_handover(PreFault& pre_fault);
   void take_guest();
-  void take_guest_without_its_memory(Message missing);
+  void take_guest_without_its_memory(Handover handover);
   void refuse(const char* why) noexcept;
   Running running_since(std::chrono::steady_clock::time_point start) const;
-  Message next();
 
   Wire wire_;
   DestinationOptions options_;

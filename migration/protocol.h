@@ -17,6 +17,9 @@
 //     | pages ===================================>  |  rounds: RDMA WRITE, or Pages and Zero frames
 //     | Sync ------------------------------------>  |  TCP only, at the end of a round: what is still
 //     |  <---------------------------------- Synced |  on its way would count as downtime
+//     | Begin {tcp}, Sync ----------------------->  |  where RDMA has failed meanwhile, until Commit:
+//     |  <---------------------------------- Synced |  its queue pair and its memory regions are gone,
+//     |                                             |  the rounds go on over TCP
 //     |   (guest paused, disks unlocked)            |
 //     | last pages, Verify {digests} ==========>  |  Verify only where it was asked for: compares
 //     | State ================================>  |  restores the state, locks the disks
@@ -65,7 +68,7 @@
 
 namespace godwit::migration {
 
-constexpr std::uint32_t kProtocolVersion = 5;
+constexpr std::uint32_t kProtocolVersion = 6;
 
 struct Preamble {
   char magic[8] = {'G', 'O', 'D', 'W', 'I', 'T', '\r', '\n'};

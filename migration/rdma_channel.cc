@@ -20,13 +20,17 @@ constexpr std::uint64_t kWindow =
     (32ull << 20) / kPageSize;      // pages waiting for their registration
 constexpr std::size_t kChain = 64;  // work requests posted at once, the last signalled
 
+constexpr int kGlanceMs = 20;          // between two looks at the wire while a marker is due
+constexpr int kBeginAnewMs = 5000;     // a source whose RDMA has failed, too, says so
+constexpr std::size_t kMostAhead = 4;  // Offer or Verify, Missing, State, Begin
+
 /// RDMA's own errors are the channel's.
 template <typename Do>
 auto guarded(Do action) {
   try {
     return action();
   } catch (const RdmaError& error) {
-    throw ChannelError(error.what());
+    throw TransportLost(error.what());
   }
 }
 
@@ -89,9 +93,9 @@ void RdmaChannel::request_extents(std::span<const PageRange> ranges) {
   }
 }
 
-void RdmaChannel::register_for_peer(const FrameHeader& header) {
-  const auto ranges =
-      decode_ranges(wire_.receive_payload(header), memory_.pages(), kMaxRangesInFrame);
+// Answers nothing but the frame where there are no memory regions to be had.
+void RdmaChannel::register_for_peer(std::span<const std::byte> payload) {
+  const auto ranges = decode_ranges(payload, memory_.pages(), kMaxRangesInFrame);
   std::vector<RemoteExtent> answer;
   for (const PageRange& range : ranges) {
     const auto next = extents_.lower_bound(range.first);
@@ -101,7 +105,13 @@ void RdmaChannel::register_for_peer(const FrameHeader& header) {
           "the peer asked for a memory region that is too large or overlaps another");
     }
     memory_.expect_writes(range);
-    Extent extent{range, endpoint_->register_memory(memory_.page_bytes(range)), {}, true};
+    MemoryRegion region;
+    try {
+      region = endpoint_->register_memory(memory_.page_bytes(range));
+    } catch (const RdmaError&) {
+      return wire_.send({.kind = MessageKind::kRegistered});
+    }
+    Extent extent{range, std::move(region), {}, true};
     answer.push_back(
         {reinterpret_cast<std::uint64_t>(extent.region->addr), extent.region->rkey, 0});
     extents_.emplace(range.first, std::move(extent));
@@ -114,6 +124,9 @@ void RdmaChannel::take_registered() {
   const auto payload = wire_.receive_payload(header);
   if (header.kind == MessageKind::kRefuse) {
     throw ChannelError("the destination refused: " + decode_reason(payload));
+  }
+  if (header.kind == MessageKind::kRegistered && payload.empty()) {
+    throw TransportLost("the destination could not register memory");
   }
   const std::size_t count = payload.size() / sizeof(RemoteExtent);
   if (header.kind != MessageKind::kRegistered || payload.size() % sizeof(RemoteExtent) != 0 ||
@@ -228,18 +241,40 @@ void RdmaChannel::send(MessageKind kind, std::span<const std::byte> payload) {
   wire_.send({.kind = kind, .marker = markers_}, payload);
 }
 
-void RdmaChannel::await_markers(std::uint32_t count) {
-  for (;;) {
-    if (markers_ >= count) return;
-    if (sealed_) throw ChannelError("the peer wrote pages after the state");
+// False when the source has begun anew by another transport instead.
+bool RdmaChannel::await_markers(std::uint32_t count) {
+  const auto reap = [&] {
     markers_ += static_cast<std::uint32_t>(endpoint_->reap_receives());
-    if (markers_ >= count) return;
-    endpoint_->arm();
-    markers_ += static_cast<std::uint32_t>(endpoint_->reap_receives());
-    if (markers_ >= count) return;
-    wire_.wait_for(endpoint_->event_fd(), -1);
-    endpoint_->drain_events();
+    return markers_ >= count;
+  };
+  if (markers_ >= count) return true;
+  if (sealed_) throw ChannelError("the peer wrote pages after the state");
+  try {
+    for (;;) {
+      if (reap()) return true;
+      endpoint_->arm();
+      if (reap()) return true;
+      if (wire_.wait_for(endpoint_->event_fd(), kGlanceMs)) {
+        endpoint_->drain_events();
+      } else if (wire_.frame_waiting() && begun_anew()) {
+        return false;
+      }
+    }
+  } catch (const RdmaError& error) {
+    while (wire_.wait_for(wire_.fd(), kBeginAnewMs)) {
+      if (begun_anew()) return false;
+    }
+    throw ChannelError(error.what());
   }
+}
+
+// Takes a frame ahead of its turn. Whether it is a Begin, which takes the place of all before it.
+bool RdmaChannel::begun_anew() {
+  if (ahead_.size() >= kMostAhead) throw ChannelError("the peer does not wait for its own pages");
+  ahead_.push_back(next_frame(-1));
+  if (ahead_.back().header.kind != MessageKind::kBegin) return false;
+  ahead_.erase(ahead_.begin(), std::prev(ahead_.end()));
+  return true;
 }
 
 std::vector<OfferedExtent> RdmaChannel::offer(std::span<const PageRange> ranges) {
@@ -271,17 +306,25 @@ void RdmaChannel::seal() {
   sealed_ = true;
 }
 
+RdmaChannel::Frame RdmaChannel::next_frame(int timeout_ms) {
+  const FrameHeader header = wire_.receive_header(timeout_ms);
+  if (header.kind == MessageKind::kPages || header.kind == MessageKind::kZero) {
+    throw ChannelError("the peer sent pages over TCP in an RDMA move");
+  }
+  return {header, wire_.receive_payload(header)};
+}
+
 Message RdmaChannel::receive(int timeout_ms) {
+  // What was posted before is to fail here rather than by the peer's silence.
+  if (role_ == Role::kSource && endpoint_) guarded([&] { pump(0, true); });
   for (;;) {
-    const FrameHeader header = wire_.receive_header(timeout_ms);
-    if (header.kind == MessageKind::kRegister && role_ == Role::kDestination) {
-      guarded([&] { register_for_peer(header); });
-    } else if (header.kind == MessageKind::kPages || header.kind == MessageKind::kZero) {
-      throw ChannelError("the peer sent pages over TCP in an RDMA move");
-    } else {
-      Message message{header.kind, wire_.receive_payload(header)};
-      if (header.marker != 0) guarded([&] { await_markers(header.marker); });
-      return message;
+    if (ahead_.empty()) ahead_.push_back(next_frame(timeout_ms));
+    Frame frame = std::move(ahead_.front());
+    ahead_.pop_front();
+    if (frame.header.kind == MessageKind::kRegister && role_ == Role::kDestination) {
+      register_for_peer(frame.payload);
+    } else if (frame.header.marker == 0 || await_markers(frame.header.marker)) {
+      return {frame.header.kind, std::move(frame.payload)};
     }
   }
 }

@@ -56,13 +56,20 @@ class RdmaChannel : public Channel {
 
   std::vector<memory::PageRange> not_registered(std::span<const memory::PageRange> ranges) const;
   void request_extents(std::span<const memory::PageRange> ranges);
-  void register_for_peer(const FrameHeader& header);
+  struct Frame {
+    FrameHeader header;
+    std::vector<std::byte> payload;
+  };
+
+  Frame next_frame(int timeout_ms);
+  void register_for_peer(std::span<const std::byte> payload);
   void take_registered();
   const Extent* extent_of(std::uint64_t page) const;
   bool post_some();
   void pump(std::uint64_t pages_left, bool drain);
   void post_marker();
-  void await_markers(std::uint32_t count);
+  bool await_markers(std::uint32_t count);
+  bool begun_anew();
 
   Wire& wire_;
   memory::GuestMemory& memory_;
@@ -78,6 +85,7 @@ class RdmaChannel : public Channel {
   bool unmarked_ = false;          // source: pages were posted after the last marker
   bool sealed_ = false;
   std::uint64_t written_ = 0;  // bytes
+  std::deque<Frame> ahead_;    // destination: what came behind a message that waits for its marker
 };
 
 }  // namespace godwit::migration

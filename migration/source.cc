@@ -57,6 +57,7 @@ Source::Source(vmm::Machine& machine, SourceOptions options, sys::UniqueFd succe
       options_(std::move(options)),
       successor_(std::move(successor)),
       shared_ram_(successor_),
+      pending_(machine.memory().pages()),
       sent_(machine.memory().pages()),
       throttle_(machine) {
   progress_.phase = "connecting";
@@ -72,8 +73,16 @@ Source::End Source::run() {
     // Else the guest waits for its CPU behind the threads, the host's as well, that copy its
     // memory.
     machine_.prefer_vcpus(true);
-    if (!shared_ram_) copy_ram();
-    switch_over();
+    if (!shared_ram_ && options_.mode != Mode::kPostCopy) start_rounds();
+    for (bool there = false; !there;) {
+      try {
+        if (!shared_ram_) copy_ram();
+        switch_over();
+        there = true;
+      } catch (const TransportLost& lost) {
+        fall_back(lost.what());
+      }
+    }
     if (server_) serve_rest();
   } catch (...) {
     error = std::current_exception();
@@ -113,6 +122,15 @@ Source::End Source::finish(const std::exception_ptr& error) {
   return runs_there_ ? End::kPaused : committed_ ? End::kInDoubt : End::kHere;
 }
 
+void Source::start_rounds() {
+  machine_.dirty_log().start();
+  const std::lock_guard lock(mutex_);
+  progress_.phase = "rounds";
+  for (const PageRange& r : machine_.memory().populated({0, machine_.memory().pages()})) {
+    progress_.total_bytes += r.bytes();
+  }
+}
+
 void Source::copy_ram() {
   if (options_.mode == Mode::kPostCopy) {
     post_copy_ = true;
@@ -121,29 +139,19 @@ void Source::copy_ram() {
     if (rdma_ != nullptr) rdma_->offer(machine_.memory().populated(all));
     return;
   }
-  memory::DirtyLog& log = machine_.dirty_log();
-  log.start();
-  {
-    const std::lock_guard lock(mutex_);
-    progress_.phase = "rounds";
-    for (const PageRange& r : machine_.memory().populated({0, machine_.memory().pages()})) {
-      progress_.total_bytes += r.bytes();
-    }
-  }
-  PageBitmap pending(machine_.memory().pages());
   for (;;) {
-    pending.clear();
-    log.collect(pending);  // at first all of RAM
+    machine_.dirty_log().collect(pending_);  // at first all of RAM
     if (!report_.rounds.empty()) {
-      const Verdict verdict = judge(pending.count());
+      const Verdict verdict = judge(pending_.count());
       if (verdict.action == Verdict::Action::kGiveUp) throw ChannelError(verdict.why);
       post_copy_ = verdict.action == Verdict::Action::kPostCopy;
       if (post_copy_ || verdict.action == Verdict::Action::kSwitchOver) return;
       throttle_.set(verdict.throttle);
     }
     const auto start = Clock::now();
-    const std::uint64_t pages = send_pass(pending);
+    const std::uint64_t pages = send_pass(pending_);
     channel_->flush();
+    pending_.clear();
     const double ms = ms_since(start);
     sent_ms_ += ms;
     report_.rounds.push_back({pages, pages * kPageSize, ms, 0});
@@ -154,18 +162,21 @@ void Source::copy_ram() {
 Verdict Source::judge(std::uint64_t dirty_pages) {
   Round& last = report_.rounds.back();
   last.dirty_pages = dirty_pages;
-  const RoundFacts facts{
-      .dirty_bytes = dirty_pages * kPageSize,
-      .bytes_per_ms = sent_ms_ > 0 ? static_cast<double>(report_.ram_bytes) / sent_ms_ : 0,
-      .fixed_ms = kAssumedFixedMs,
-      .downtime_limit_ms = options_.downtime_limit_ms,
-      .last_round_ms = last.ms,
-      .elapsed_ms = elapsed_ms(),
-      .timeout_ms = options_.timeout_ms,
-      .rounds = report_.rounds,
-      .throttled = throttle_.percent(),
-      .max_throttle = options_.max_throttle,
-      .may_post_copy = options_.mode == Mode::kHybrid};
+  const auto rate = [this](double ms) {
+    return ms > 0 ? static_cast<double>(report_.ram_bytes - sent_before_) / ms : 0;
+  };
+  const RoundFacts facts{.dirty_bytes = dirty_pages * kPageSize,
+                         .bytes_per_ms = rate(sent_ms_),
+                         .unheld_per_ms = rate(sent_ms_ - held_ms_),
+                         .fixed_ms = kAssumedFixedMs,
+                         .downtime_limit_ms = options_.downtime_limit_ms,
+                         .last_round_ms = last.ms,
+                         .elapsed_ms = elapsed_ms(),
+                         .timeout_ms = options_.timeout_ms,
+                         .rounds = report_.rounds,
+                         .throttled = throttle_.percent(),
+                         .max_throttle = options_.max_throttle,
+                         .may_post_copy = options_.mode == Mode::kHybrid};
   Verdict verdict = decide(facts);
   if (report_.rounds.size() == 1) {
     const Prediction prediction = predict(facts).value_or(Prediction{});
@@ -186,6 +197,7 @@ std::uint64_t Source::send_pass(const PageBitmap& pending) {
   const bool first_pass = report_.rounds.empty();
   const std::uint64_t before = report_.pages.sent;
   PageRange seen{};
+  if (first_pass) report_.pages.hole = 0;
   {
     const std::lock_guard lock(mutex_);
     progress_.round = static_cast<unsigned>(report_.rounds.size() + 1);
@@ -243,14 +255,17 @@ void Source::pace(std::uint64_t bytes) {
   if (options_.max_bandwidth == 0 || paused_) return;
   const double due_ms = static_cast<double>(report_.ram_bytes + bytes) * 8000 /
                         static_cast<double>(options_.max_bandwidth);
-  for (;;) {
+  const auto ahead_ms = [&] { return due_ms - (elapsed_ms() - report_.setup_ms); };
+  if (ahead_ms() <= 0) return;
+  channel_->flush();  // what is on its way travels as fast as it can: that is no waiting
+  const auto start = Clock::now();
+  for (double ahead = ahead_ms(); ahead > 0; ahead = ahead_ms()) {
     stop_if_cancelled();
-    const double ahead = due_ms - (elapsed_ms() - report_.setup_ms);
-    if (ahead <= 0) return;
     if (options_.timeout_ms > 0 && elapsed_ms() > options_.timeout_ms)
       throw ChannelError("timed out");
     wire_->wait_for(wire_->interrupt_fd(), static_cast<int>(std::clamp(ahead, 1.0, 100.0)));
   }
+  held_ms_ += ms_since(start);
 }
 
 void Source::switch_over() {
@@ -294,9 +309,8 @@ void Source::send_last_round(std::span<const std::byte> state) {
   const auto start = Clock::now();
   const std::uint64_t before = report_.pages.sent;
   if (!shared_ram_) {
-    PageBitmap pending(machine_.memory().pages());
-    machine_.dirty_log().collect(pending);
-    send_chunk(pending.ranges());
+    machine_.dirty_log().collect(pending_);
+    send_chunk(pending_.ranges());
     if (options_.verify) {
       const auto verify_start = Clock::now();
       const auto digests = digest_regions(machine_.memory());
@@ -335,7 +349,8 @@ void Source::commit() {
   wire_->set_deadline(std::nullopt);
 }
 
-Message Source::expect(MessageKind kind, int timeout_ms) {
+// Not a Refuse: that is thrown.
+Message Source::receive(int timeout_ms) {
   Message message;
   if (server_) {
     message = server_->serve(*wire_, false, timeout_ms);
@@ -351,6 +366,11 @@ Message Source::expect(MessageKind kind, int timeout_ms) {
     committed_ = false;
     throw ChannelError("the destination refused: " + decode_reason(message.payload));
   }
+  return message;
+}
+
+Message Source::expect(MessageKind kind, int timeout_ms) {
+  Message message = receive(timeout_ms);
   if (message.kind != kind) {
     throw ChannelError(
         fmt::format("the peer sent {}, {} was due", kind_name(message.kind), kind_name(kind)));

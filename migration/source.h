@@ -76,7 +76,9 @@ class Source {
 
   void connect();
   void choose_transport(Wire& wire);
+  void start_rounds();
   void copy_ram();
+  void fall_back(const std::string& why);
   Verdict judge(std::uint64_t dirty_pages);
   std::uint64_t send_pass(const memory::PageBitmap& pending);
   void send_chunk(std::span<const memory::PageRange> ranges);
@@ -88,6 +90,7 @@ class Source {
   void reconnect();
   End finish(const std::exception_ptr& error);
   void commit();
+  Message receive(int timeout_ms);
   Message expect(MessageKind kind, int timeout_ms);
   void roll_back() noexcept;
   void stop_if_cancelled() const;
@@ -100,7 +103,8 @@ class Source {
   const bool shared_ram_;
   const Clock::time_point began_ = Clock::now();
   Report report_;
-  memory::PageBitmap sent_;  // pages that the destination may have as something else than zero
+  memory::PageBitmap pending_;  // pages of the round that has not ended
+  memory::PageBitmap sent_;     // pages that the destination may have as something else than zero
 
   std::unique_ptr<Wire> wire_;
   std::unique_ptr<Channel> channel_;
@@ -113,7 +117,9 @@ class Source {
   bool runs_there_ = false;             // the destination has said so
   std::string token_;                   // shown by resume()
   std::unique_ptr<PageServer> server_;  // of what was left
-  double sent_ms_ = 0;                  // spent sending, for the rate
+  double sent_ms_ = 0;                  // of the rounds, for the rate
+  double held_ms_ = 0;                  // of these, held back by --max-bandwidth
+  std::uint64_t sent_before_ = 0;       // bytes that another transport has sent, which has failed
 
   std::atomic<bool> cancelled_ = false;
   mutable std::mutex mutex_;  // guards progress_, and wire_'s being there for cancel()

@@ -97,6 +97,40 @@ void Source::choose_transport(Wire& wire) {
   channel_ = std::make_unique<TcpChannel>(wire, memory, Role::kSource);
 }
 
+// RDMA has failed before Commit: the rounds go on by TCP, if the connection still stands. What the
+// unfinished round wrote is written again. The guest runs on here once the destination has said
+// that it has not taken it, and that nothing can be written into its memory any more.
+void Source::fall_back(const std::string& why) {
+  if (options_.transport == Transport::kRdma) throw ChannelError(why);
+  rdma_ = nullptr;
+  channel_.reset();
+  wire_->send_json(MessageKind::kBegin, encode(Begin{"tcp"}));
+  wire_->send({.kind = MessageKind::kSync});
+  Message answer;
+  do {
+    answer = receive(kSetUpTimeoutMs);
+  } while (answer.kind == MessageKind::kRegistered);  // asked for before
+  if (answer.kind != MessageKind::kSynced) {
+    throw ChannelError(std::string("the peer sent ") + kind_name(answer.kind) + ", Synced was due");
+  }
+  channel_ = std::make_unique<TcpChannel>(*wire_, machine_.memory(), Role::kSource);
+  if (paused_) {
+    machine_.lock_disks();
+    disks_unlocked_ = false;
+    machine_.resume();
+    paused_ = false;
+    wire_->set_patience(Wire::kPatience);
+  }
+  report_.transport = channel_->name();
+  report_.transport_reason = "RDMA failed during the move: " + why;
+  report_.postcopy = {};
+  sent_before_ = report_.ram_bytes;
+  sent_ms_ = held_ms_ = 0;
+  const std::lock_guard lock(mutex_);
+  progress_.phase = "rounds";
+  progress_.transport = report_.transport;
+}
+
 // Whether it was in doubt or not: a destination that knows the token has the guest.
 void Source::reconnect() {
   set_phase("reconnecting");

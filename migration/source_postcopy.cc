@@ -12,15 +12,11 @@ using memory::kPageSize;
 using memory::PageBitmap;
 using memory::PageRange;
 
-namespace {
-constexpr std::chrono::milliseconds kPatience{3000};
-}  // namespace
-
 // In the place of the last round: what the rounds have left, all of it where there were none.
 void Source::leave_rest(std::span<const std::byte> state) {
   const auto start = Clock::now();
   memory::GuestMemory& memory = machine_.memory();
-  PageBitmap missing(memory.pages());
+  PageBitmap missing = pending_;
   if (report_.rounds.empty()) {
     for (const PageRange& range : memory.populated({0, memory.pages()})) missing.set(range);
     report_.pages.hole = memory.pages() - missing.count();
@@ -38,6 +34,7 @@ void Source::leave_rest(std::span<const std::byte> state) {
   }
   channel_->send(MessageKind::kMissing, std::as_bytes(missing.words()));
   channel_->send(MessageKind::kState, state);
+  if (rdma_ != nullptr) rdma_->flush();  // it fails here, or not at all
   server_ = std::make_unique<PageServer>(memory, std::move(missing), options_.max_bandwidth);
   server_->set_pushing(rdma_ == nullptr);
   report_.last_round_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
@@ -46,7 +43,7 @@ void Source::leave_rest(std::span<const std::byte> state) {
 // Until the last page is there, nothing here is given up: only this end has what is missing.
 void Source::serve_rest() {
   const auto start = Clock::now();
-  wire_->set_patience(kPatience);  // the guest no longer stands still
+  wire_->set_patience(Wire::kPatience);  // the guest no longer stands still
   const double before_ms = report_.postcopy.ms;
   {
     const std::lock_guard lock(mutex_);

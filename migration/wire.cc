@@ -27,7 +27,6 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kPingEvery{200};
-constexpr milliseconds kPatience{3000};
 
 [[noreturn]] void fail_errno(const char* doing) {
   if (errno == EPIPE || errno == ECONNRESET) throw ChannelError("the peer closed the connection");

@@ -21,6 +21,7 @@ namespace godwit::migration {
 class Wire {
  public:
   using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::milliseconds kPatience{3000};  // at first; see set_patience()
 
   /// Takes a connected TCP (or, in tests, UNIX stream) socket.
   explicit Wire(sys::UniqueFd socket);

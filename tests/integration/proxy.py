@@ -27,10 +27,10 @@ class Proxy:
     callable that returns "drop" is followed by that.
     """
 
-    def __init__(self, target, side, kind, action, after=False):
+    def __init__(self, target, side, kind, action, after=False, host="127.0.0.1"):
         self.target, self.side, self.kind, self.action, self.after = target, side, kind, action, after
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.listener = socket.create_server((host, 0))
+        self.address = f"{host}:%d" % self.listener.getsockname()[1]
         self.seen = []  # (side, kind) in order
         self.acted = threading.Event()
         self.frozen = threading.Event()

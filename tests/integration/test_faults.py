@@ -1,6 +1,9 @@
 """A fault at every step of a move: exactly one guest is left, and it is the right one."""
 
+import json
+import os
 import signal
+import struct
 import time
 import unittest
 from pathlib import Path
@@ -216,6 +219,54 @@ class FaultTest(Case):
         self.assertEqual(self.fault(("destination", "Preamble"), other_version), MOVE_FAILED)
         self.assertRegex(self.mover.out.text() + self.mover.err.text(), "version 99")
         self.goes_on_here()
+
+
+class RdmaFaultTest(Case):
+    """RDMA fails in the middle of a move while the connection stands: a memory region's key arrives altered, so a
+    WRITE is refused and both queue pairs are in error."""
+
+    def setUp(self):
+        super().setUp()
+        host = os.environ.get("GODWIT_RDMA_ADDRESS")
+        self.assertIsNotNone(host, "GODWIT_RDMA_ADDRESS is not set: run this by ci/runner")
+        self.source = self.run_guest("pattern.elf", append="mib=4 rate=4 tick=20")
+        self.line(self.source, r"^tick .* pages=[1-9]\d{3}", 30)
+        self.destination = self.receive(listen=f"{host}:0")
+        self.proxy = Proxy(self.destination.address, "source", "Begin", lambda: None, host=host)
+        self.addCleanup(self.proxy.close)
+        self.proxy.change = self.alter
+        self.altered = False
+
+    def alter(self, kind, piece):
+        """The last region of the first answer."""
+        if kind != "Registered" or self.altered:
+            return piece
+        self.altered = True
+        address, key, rest = struct.unpack_from("<QII", piece, len(piece) - 16)
+        return piece[:-16] + struct.pack("<QII", address, key ^ 0x5a5a00, rest)
+
+    def test_the_move_goes_on_by_tcp(self):
+        status, out, err = self.godwit("migrate", self.source.api, "--to", self.proxy.address, "--verify", "--json", seconds=60)
+        self.assertEqual(status, MOVED, err)
+        report = json.loads(out)
+        self.assertEqual(report["transport"], "tcp")
+        self.assertRegex(report["transport_reason"], "^RDMA failed during the move: ")
+        self.assertIn(("source", "Register"), self.proxy.seen)
+        self.assertIn(("source", "Pages"), self.proxy.seen)
+        self.ended(self.source, 0)
+        self.destination.type("v")
+        self.line(self.destination, "^verified", 60)
+        self.no_corruption(self.destination)
+
+    def test_it_fails_where_rdma_was_asked_for_and_the_guest_goes_on(self):
+        mark = self.source.out.count()
+        status, _, err = self.godwit("migrate", self.source.api, "--to", self.proxy.address, "--transport", "rdma", seconds=60)
+        self.assertEqual(status, MOVE_FAILED, err)
+        self.one_line(err)
+        self.assertEqual(self.source.state(), "running")
+        self.assertTrue(self.source.wait_ticks(3, 5), "the guest stands still")
+        self.assertGreater(len(self.source.ticks(mark)), 3)
+        self.ended(self.destination, 1)
 
 
 if __name__ == "__main__":

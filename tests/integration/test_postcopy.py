@@ -116,7 +116,7 @@ class PostCopyCase(Case):
 
     def moves_by_hybrid(self):
         started = time.monotonic()
-        mover = self.migrate("--mode", "hybrid", "--downtime-limit", "20ms")
+        mover = self.migrate("--mode", "hybrid", "--downtime-limit", "5ms")
         self.assertEqual(mover.wait(30), 0, mover.err.text())
         self.assertLess(time.monotonic() - started, 20)
         report = json.loads(mover.out.text())

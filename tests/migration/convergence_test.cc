@@ -12,6 +12,7 @@ using Action = Verdict::Action;
 RoundFacts facts() {
   return {.dirty_bytes = 10'000'000,
           .bytes_per_ms = 100'000,
+          .unheld_per_ms = 100'000,
           .fixed_ms = 10,
           .downtime_limit_ms = 50,
           .last_round_ms = 100,
@@ -45,6 +46,17 @@ TEST(Convergence, GoesOnWhereAShortRoundSavesMostOfTheDowntime) {
   now.elapsed_ms = 1000;
   now.dirty_bytes = 250'000;  // 2.5 ms of 12.5: nothing to gain
   EXPECT_EQ(decide(now).action, Action::kSwitchOver);
+}
+
+TEST(Convergence, TheLastRoundIsNotHeldBackAndSoNeitherIsItsPrediction) {
+  RoundFacts now = facts();
+  now.dirty_bytes = 4'000'000;
+  now.bytes_per_ms = 5'000;  // a round of 800 ms
+  const Verdict verdict = decide(now);
+  EXPECT_DOUBLE_EQ(verdict.predicted_downtime_ms, 50);
+  EXPECT_EQ(verdict.action, Action::kSwitchOver);
+  now.unheld_per_ms = now.bytes_per_ms;
+  EXPECT_EQ(decide(now).action, Action::kGoOn);
 }
 
 TEST(Convergence, SwitchesOverWhenNothingIsLeftWhateverTheLimit) {
@@ -128,7 +140,7 @@ TEST(Convergence, WhatDoesNotConvergeGoesByPostCopyWhereItMay) {
 
 TEST(Convergence, AnUnknownRateIsNoReasonToSwitchOver) {
   RoundFacts now = facts();
-  now.bytes_per_ms = 0;
+  now.bytes_per_ms = now.unheld_per_ms = 0;
   EXPECT_EQ(decide(now).action, Action::kGoOn);
 }
 

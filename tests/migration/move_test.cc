@@ -406,14 +406,20 @@ TEST(Move, AGuestThatDirtiesFasterThanTheLinkCarriesMovesOnceItIsThrottled) {
   machine.boot();
   machine.resume();
   ASSERT_TRUE(console.wait_for("tick "));
+  // The last round is not held back: so the limit comes from how fast it goes.
   SourceOptions options;
+  options.downtime_limit_ms = 1000;
+  const Moved before = move(machine, console.sink(), options);
+  ASSERT_EQ(before.end, Source::End::kMoved) << before.report.reason;
+  const Round& first = before.report.rounds.front();
+  const double bytes_per_ms = static_cast<double>(first.bytes) / first.ms;
   // A round of all its pages takes 131 ms and the limit is 0.4 MiB. A guest that dirties at least
   // 3 MB/s never gets there; with a twentieth of its time it does, up to 60 MB/s.
   options.max_bandwidth = 64'000'000;
-  options.downtime_limit_ms = 60;
+  options.downtime_limit_ms = 8 + 400'000 / bytes_per_ms;
   options.max_throttle = kMaxThrottle;
   options.timeout_ms = 50'000;
-  const Moved moved = move(machine, console.sink(), options);
+  const Moved moved = move(*before.machine, console.sink(), options);
   EXPECT_EQ(moved.end, Source::End::kMoved) << moved.report.reason;
   // How fast it dirties depends on the CPU that this machine leaves it: the rounds tell.
   bool outran_the_link = false;
@@ -464,7 +470,7 @@ TEST(Move, AGuestThatDirtiesFasterThanTheLinkCarriesMovesByHybridAndNotByPreCopy
   ASSERT_TRUE(console.wait_for("tick 10"));
   SourceOptions options;
   options.max_bandwidth = 8'000'000;  // all that it writes takes 1.05 s
-  options.downtime_limit_ms = 20;
+  options.downtime_limit_ms = 5;      // less than any switch-over is taken to last
   options.timeout_ms = 3000;
   const Moved not_moved = move(machine, console.sink(), options);
   EXPECT_EQ(not_moved.end, Source::End::kHere);

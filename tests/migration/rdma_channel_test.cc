@@ -12,6 +12,7 @@
 namespace godwit::testing {
 namespace {
 
+using migration::MessageKind;
 using migration::PeerMay;
 using migration::RdmaChannel;
 using migration::RdmaEndpoint;
@@ -95,6 +96,57 @@ TEST(RdmaChannel, ALateWriteDoesNotLandWhileTheDestinationReadsInPostCopy) {
   received.get();
   const auto connection = dynamic_cast<RdmaChannel&>(*ends.destination).take_endpoint();
   expect_no_write_lands(ends, range);
+}
+
+// What a source does whose queue pair has failed: its messages came, its pages never will.
+TEST(RdmaChannel, ASourceThatBeginsAnewIsHeardWhileItsPagesAreWaitedFor) {
+  RdmaEnds ends;
+  auto received = std::async(std::launch::async, [&] { return ends.destination->receive(20000); });
+  ends.source_wire.send({.kind = MessageKind::kVerify, .marker = 7});
+  ends.source_wire.send({.kind = MessageKind::kState, .marker = 7});
+  ends.source_wire.send_json(MessageKind::kBegin, "anew");
+  const migration::Message message = received.get();
+  EXPECT_EQ(message.kind, MessageKind::kBegin);
+  EXPECT_EQ(message.payload.size(), 4u);
+}
+
+TEST(RdmaChannel, MessagesWithoutEndAheadOfTheirPagesAreRefused) {
+  RdmaEnds ends;
+  auto received = std::async(std::launch::async, [&] { return ends.destination->receive(20000); });
+  for (int i = 0; i < 10; ++i) ends.source_wire.send({.kind = MessageKind::kState, .marker = 7});
+  EXPECT_THROW(received.get(), migration::ChannelError);
+}
+
+TEST(RdmaChannel, AFailedWriteIsALostTransportAtOnceNotASilence) {
+  RdmaEnds ends;
+  const memory::PageRange range{0, 4};
+  std::memset(ends.source_ram.page_bytes(range).data(), 1, range.bytes());
+  auto received = std::async(std::launch::async, [&] { return ends.destination->receive(20000); });
+  ends.source->write({&range, 1});
+  ends.source->flush();
+  dynamic_cast<RdmaChannel&>(*ends.destination).seal();  // its queue pair goes
+  ends.source->write({&range, 1});
+  ends.source->send(MessageKind::kState, {});
+  EXPECT_THROW(ends.source->receive(20000), migration::TransportLost);
+  ends.destination->interrupt();
+  EXPECT_THROW(received.get(), migration::ChannelError);
+}
+
+TEST(RdmaChannel, ADestinationWithoutMemoryRegionsIsALostTransport) {
+  RdmaEnds ends;
+  const memory::PageRange range{0, 4};
+  std::memset(ends.source_ram.page_bytes(range).data(), 1, range.bytes());
+  auto peer = std::async(std::launch::async, [&] {
+    ends.destination_wire.receive_payload(ends.destination_wire.receive_header(20000));
+    ends.destination_wire.send({.kind = MessageKind::kRegistered});
+  });
+  EXPECT_THROW(
+      {
+        ends.source->write({&range, 1});
+        ends.source->flush();
+      },
+      migration::TransportLost);
+  peer.get();
 }
 
 }  // namespace
