@@ -13,6 +13,7 @@
 #include "migration/pre_fault.h"
 #include "migration/rdma_channel.h"
 #include "migration/shared_channel.h"
+#include "migration/stream_door.h"
 #include "migration/tcp_channel.h"
 #include "vmm/sys/userfault.h"
 
@@ -127,7 +128,14 @@ void Destination::prepare() {
       endpoint.reset();
     }
   }
+  std::optional<StreamDoor> door;
+  if (options_.listener && hello.streams > 1 && !shared_ram) {
+    accept.streams = hello.streams;
+    accept.join = random_token();
+    door.emplace(options_.listener.get(), accept.join, accept.streams - 1);
+  }
   wire_.send_json(MessageKind::kAccept, encode(accept));
+  if (door) door->await_frame(wire_, kHelloTimeoutMs);
   const FrameHeader begin = wire_.receive_header(kHelloTimeoutMs);
   const auto payload = wire_.receive_payload(begin);
   if (begin.kind == MessageKind::kAbort)
@@ -135,9 +143,11 @@ void Destination::prepare() {
   if (begin.kind != MessageKind::kBegin) {
     throw ChannelError(fmt::format("the peer sent {}, Begin was due", kind_name(begin.kind)));
   }
-  transport_ = decode_begin(payload).transport;
-  if (shared_ram != (transport_ == "shared")) {
-    throw ChannelError(fmt::format("the peer began by {}, which was not agreed", transport_));
+  const auto [transport, streams] = decode_begin(payload);
+  transport_ = transport;
+  if (shared_ram != (transport_ == "shared") || streams > accept.streams) {
+    throw ChannelError(fmt::format("the peer began by {} and {} streams, which was not agreed",
+                                   transport_, streams));
   }
   if (shared_ram) {
     channel_ = std::make_unique<SharedChannel>(wire_);
@@ -148,14 +158,18 @@ void Destination::prepare() {
     rdma_ = channel.get();
     channel_ = std::move(channel);
   } else {
-    channel_ = std::make_unique<TcpChannel>(wire_, machine_->memory(), Role::kDestination);
+    channel_ =
+        std::make_unique<TcpChannel>(wire_, machine_->memory(), Role::kDestination,
+                                     door ? door->take(wire_, streams - 1) : std::vector<Wire>());
   }
 }
 
 // RDMA has failed. Its queue pair goes before a page comes by TCP: none that is late can land.
 void Destination::begin_anew(const Message& begin) {
-  transport_ = decode_begin(begin.payload).transport;
-  if (rdma_ == nullptr || transport_ != "tcp") throw ChannelError("the peer began a second time");
+  const auto [transport, streams] = decode_begin(begin.payload);
+  transport_ = transport;
+  if (rdma_ == nullptr || transport_ != "tcp" || streams > 1)
+    throw ChannelError("the peer began a second time");
   rdma_ = nullptr;
   channel_.reset();
   channel_ = std::make_unique<TcpChannel>(wire_, machine_->memory(), Role::kDestination);

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "migration/page_frames.h"
 #include "migration/page_scan.h"
-#include "migration/tcp_channel.h"
 
 namespace godwit::migration {
 
@@ -103,11 +103,10 @@ void PageServer::push_some(Wire& wire) {
 void PageServer::send(Wire& wire, std::span<const PageRange> ranges) {
   if (ranges.empty()) return;
   const ScannedPages scanned = scan_pages(memory_, ranges);
-  TcpChannel channel(wire, memory_, Role::kSource);
   std::uint64_t data = 0;
   for (const PageRange& range : scanned.data) data += range.count;
-  if (!scanned.data.empty()) channel.write(scanned.data);
-  if (!scanned.zero.empty()) channel.write_zero(scanned.zero);
+  if (!scanned.data.empty()) send_pages(wire, memory_, scanned.data);
+  if (!scanned.zero.empty()) send_zero(wire, scanned.zero);
   std::uint64_t all = 0;
   for (const PageRange& range : ranges) {
     missing_.reset(range);

@@ -10,7 +10,7 @@
 #include <array>
 #include <chrono>
 
-#include "migration/tcp_channel.h"
+#include "migration/page_frames.h"
 #include "vmm/sys/error.h"
 
 namespace godwit::migration {

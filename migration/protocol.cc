@@ -44,7 +44,10 @@ std::uint64_t max_payload(MessageKind kind) {
     case MessageKind::kSync:
     case MessageKind::kSynced:
     case MessageKind::kArrived:
+    case MessageKind::kMark:
       return 0;
+    case MessageKind::kJoin:
+      return sizeof(Join);
   }
   return 0;
 }
@@ -97,6 +100,10 @@ const char* kind_name(MessageKind kind) {
       return "Arrived";
     case MessageKind::kResume:
       return "Resume";
+    case MessageKind::kJoin:
+      return "Join";
+    case MessageKind::kMark:
+      return "Mark";
   }
   return "unknown";
 }
@@ -147,6 +154,12 @@ void get_number(const json& from, const char* name, T& into) {
 void get_text(const json& from, const char* name, std::size_t most, std::string& into) {
   from.at(name).get_to(into);
   if (into.size() > most || into.find('\0') != std::string::npos) out_of_range(name);
+}
+
+unsigned streams(const json& from) {
+  const auto count = number<unsigned>(from.at("streams"), "streams");
+  if (count < 1 || count > kMaxStreams) out_of_range("streams");
+  return count;
 }
 
 double milliseconds(const json& from, const char* name) {
@@ -240,22 +253,25 @@ vmm::MachineConfig machine_config(const json& from) {
 }  // namespace
 
 std::string encode(const Hello& hello) {
-  json body = {{"machine", to_json(hello.machine)},
-               {"requirements", hello.requirements},
-               {"data_bytes", hello.data_bytes},
-               {"postcopy", hello.postcopy},
-               {"max_bandwidth", hello.max_bandwidth}};
+  json body = {{"machine", to_json(hello.machine)},    {"requirements", hello.requirements},
+               {"data_bytes", hello.data_bytes},       {"postcopy", hello.postcopy},
+               {"max_bandwidth", hello.max_bandwidth}, {"streams", hello.streams}};
   if (hello.rdma) body["rdma"] = to_json(hello.rdma_address);
   return body.dump();
 }
 
 std::string encode(const Accept& accept) {
-  json body = {{"rdma_reason", accept.rdma_reason}, {"token", accept.token}};
+  json body = {{"rdma_reason", accept.rdma_reason},
+               {"token", accept.token},
+               {"streams", accept.streams},
+               {"join", accept.join}};
   if (accept.rdma) body["rdma"] = to_json(accept.rdma_address);
   return body.dump();
 }
 
-std::string encode(const Begin& begin) { return json{{"transport", begin.transport}}.dump(); }
+std::string encode(const Begin& begin) {
+  return json{{"transport", begin.transport}, {"streams", begin.streams}}.dump();
+}
 
 std::string encode(const Running& running) {
   return json{{"resume_ms", running.resume_ms}, {"cpu_ms", running.cpu_ms}}.dump();
@@ -275,6 +291,7 @@ Hello decode_hello(std::span<const std::byte> payload) {
     if (hello.rdma) hello.rdma_address = rdma_address(body.at("rdma"));
     body.at("postcopy").get_to(hello.postcopy);
     get_number(body, "max_bandwidth", hello.max_bandwidth);
+    hello.streams = streams(body);
     return hello;
   });
 }
@@ -284,6 +301,9 @@ Accept decode_accept(std::span<const std::byte> payload) {
     Accept accept;
     body.at("rdma_reason").get_to(accept.rdma_reason);
     get_text(body, "token", kMaxToken, accept.token);
+    accept.streams = streams(body);
+    get_text(body, "join", kMaxToken, accept.join);
+    if (accept.streams > 1 && accept.join.size() != kJoinToken) out_of_range("join");
     accept.rdma = body.contains("rdma");
     if (accept.rdma) accept.rdma_address = rdma_address(body.at("rdma"));
     return accept;
@@ -292,10 +312,11 @@ Accept decode_accept(std::span<const std::byte> payload) {
 
 Begin decode_begin(std::span<const std::byte> payload) {
   return decode(MessageKind::kBegin, payload, [](const json& body) {
-    Begin begin{body.at("transport").get<std::string>()};
+    Begin begin{body.at("transport").get<std::string>(), streams(body)};
     if (begin.transport != "rdma" && begin.transport != "tcp" && begin.transport != "shared") {
       throw ChannelError("the peer began with an unknown transport");
     }
+    if (begin.streams > 1 && begin.transport != "tcp") out_of_range("streams");
     return begin;
   });
 }

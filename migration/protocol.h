@@ -11,10 +11,13 @@
 //     | Hello {machine, requirements, rdma} ----->  |  builds the machine in the same shape,
 //     |                                             |  opens the disks
 //     |  <---------- Accept {rdma} or Refuse {why}  |
-//     | Begin {transport} ----------------------->  |  both ends now use that Channel
+//     | Preamble, Join {token} -- new connections ->|  TCP only: as many further streams of pages as
+//     |  <-------------------------------- Preamble |  Accept grants, none where it grants none
+//     | Begin {transport, streams} -------------->  |  both ends now use that Channel
 //     | Register {extents} ---------------------->  |  RDMA only, whenever new extents hold data
 //     |  <----------------------- Registered {rkeys}|
 //     | pages ===================================>  |  rounds: RDMA WRITE, or Pages and Zero frames
+//     | Mark {number} on every further stream --->  |  the next message names it, and waits for it
 //     | Sync ------------------------------------>  |  TCP only, at the end of a round: what is still
 //     |  <---------------------------------- Synced |  on its way would count as downtime
 //     | Begin {tcp}, Sync ----------------------->  |  where RDMA has failed meanwhile, until Commit:
@@ -100,13 +103,16 @@ enum class MessageKind : std::uint32_t {
   kLeft,
   kArrived,
   kResume,
+  kJoin,
+  kMark,
 };
 
 struct FrameHeader {
   std::uint32_t magic = kMagic;
   MessageKind kind{};
-  std::uint32_t marker =
-      0;  // RDMA: this message counts only once that many SENDs have arrived; else 0
+  // This message counts only once: RDMA, that many SENDs have arrived; TCP, every further stream's
+  // Mark of that number has. Of a Mark: its number. Else 0.
+  std::uint32_t marker = 0;
   std::uint32_t reserved = 0;
   std::uint64_t length = 0;  // bytes that follow
   static constexpr std::uint32_t kMagic = 0x54574447;
@@ -118,6 +124,7 @@ constexpr int kMaxJsonDepth = 8;
 constexpr std::uint64_t kMaxState = 64 << 20;
 constexpr std::uint64_t kMaxRangesInFrame = 512;
 constexpr std::uint64_t kMaxFramePages = 4096;  // 16 MiB of pages in one Pages frame
+constexpr unsigned kMaxStreams = 16;            // connections that carry pages, the first included
 
 /// The largest payload this kind may have, bytes.
 std::uint64_t max_payload(MessageKind kind);
@@ -142,7 +149,8 @@ struct Hello {
   RdmaAddress rdma_address;
   bool postcopy = false;  // the source may go over to post-copy
   std::uint64_t max_bandwidth =
-      0;  // bits a second of what the destination fetches then; 0: no limit
+      0;                 // bits a second of what the destination fetches then; 0: no limit
+  unsigned streams = 1;  // connections that the source would send pages by, 1 to kMaxStreams
 };
 
 struct Accept {
@@ -150,6 +158,14 @@ struct Accept {
   RdmaAddress rdma_address;
   std::string rdma_reason;  // why not, when it is false and was offered
   std::string token;        // what a source shows that comes back after a lost link; post-copy only
+  unsigned streams = 1;     // at most as many as asked for
+  std::string join;         // Join's token, of kJoinToken characters, where `streams` is above 1
+};
+
+/// The first frame of a further stream.
+constexpr std::size_t kJoinToken = 32;
+struct Join {
+  char token[kJoinToken] = {};
 };
 
 /// In the place of Hello, on a later connection of the same move.
@@ -161,6 +177,7 @@ struct Resume {
 
 struct Begin {
   std::string transport;  // "rdma", "tcp" or "shared"
+  unsigned streams = 1;   // that carry pages; above 1 only with "tcp"
 };
 
 struct Running {

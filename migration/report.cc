@@ -29,6 +29,7 @@ json to_json(const Report& report) {
       {"reason", report.reason},
       {"transport", report.transport},
       {"transport_reason", report.transport_reason},
+      {"streams", report.streams},
       {"total_ms", report.total_ms},
       {"setup_ms", report.setup_ms},
       {"downtime_ms", report.downtime_ms},

@@ -20,6 +20,7 @@ struct Report {
   std::string reason;     // why not completed; one line
   std::string transport;  // "rdma", "tcp" or "shared"; empty when it never came to that
   std::string transport_reason;
+  unsigned streams = 1;  // connections that carried pages
   double total_ms = 0;
   double setup_ms = 0;     // until the first page could be sent
   double downtime_ms = 0;  // from the pause to the destination's word that the guest runs

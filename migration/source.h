@@ -38,6 +38,7 @@ struct SourceOptions {
   double timeout_ms = 60000;        // of the whole move; 0: none
   bool verify = false;              // compare digests of RAM before commit
   unsigned max_throttle = 0;        // percent of the vCPUs' time, up to kMaxThrottle; 0: none
+  unsigned streams = 0;  // connections for pages by TCP, up to kMaxStreams; 0: by the CPUs here
 };
 
 class Source {
@@ -76,6 +77,7 @@ class Source {
 
   void connect();
   void choose_transport(Wire& wire);
+  unsigned streams_to_ask_for() const;
   void start_rounds();
   void copy_ram();
   void fall_back(const std::string& why);

@@ -1,9 +1,13 @@
 // Source's way to the destination: at first, and back after a lost link in post-copy.
+#include <algorithm>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "migration/rdma_channel.h"
 #include "migration/shared_channel.h"
 #include "migration/source.h"
+#include "migration/stream_door.h"
 #include "migration/tcp_channel.h"
 
 namespace godwit::migration {
@@ -15,6 +19,7 @@ namespace {
 constexpr milliseconds kConnectTimeout{5000};
 constexpr int kSetUpTimeoutMs = 20000;  // the destination builds a machine
 constexpr milliseconds kComebackTimeout{10'000};
+constexpr unsigned kMostByDefault = 4;  // streams
 }  // namespace
 
 void Source::connect() {
@@ -33,10 +38,17 @@ void Source::connect() {
   wire_->greet();
   choose_transport(*wire_);
   report_.transport = channel_->name();
-  wire_->send_json(MessageKind::kBegin, encode(Begin{report_.transport}));
+  wire_->send_json(MessageKind::kBegin, encode(Begin{report_.transport, report_.streams}));
   report_.setup_ms = elapsed_ms();
   const std::lock_guard lock(mutex_);
   progress_.transport = report_.transport;
+}
+
+// Post-copy has no rounds, and what it sends goes by one.
+unsigned Source::streams_to_ask_for() const {
+  if (shared_ram_ || options_.mode == Mode::kPostCopy) return 1;
+  if (options_.streams > 0) return std::min(options_.streams, kMaxStreams);
+  return std::clamp(std::thread::hardware_concurrency(), 1u, kMostByDefault);
 }
 
 // Says hello, and takes RDMA when both ends have it and it answers; else TCP, saying why.
@@ -45,6 +57,7 @@ void Source::choose_transport(Wire& wire) {
   Hello hello{
       machine_.config(),     machine_.requirements(), 0, false, {}, options_.mode != Mode::kPreCopy,
       options_.max_bandwidth};
+  hello.streams = streams_to_ask_for();
   for (const PageRange& range : memory.populated({0, memory.pages()}))
     hello.data_bytes += range.bytes();
   std::unique_ptr<RdmaEndpoint> endpoint;
@@ -94,7 +107,11 @@ void Source::choose_transport(Wire& wire) {
   if (options_.transport == Transport::kRdma) throw ChannelError("no RDMA: " + why_not);
   report_.transport_reason =
       options_.transport == Transport::kTcp ? why_not : "no RDMA: " + why_not;
-  channel_ = std::make_unique<TcpChannel>(wire, memory, Role::kSource);
+  std::vector<Wire> streams =
+      join_streams(options_.to, accept.join, std::min(accept.streams, hello.streams) - 1);
+  stop_if_cancelled();
+  report_.streams = static_cast<unsigned>(streams.size() + 1);
+  channel_ = std::make_unique<TcpChannel>(wire, memory, Role::kSource, std::move(streams));
 }
 
 // RDMA has failed before Commit: the rounds go on by TCP, if the connection still stands. What the

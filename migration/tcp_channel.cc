@@ -1,9 +1,10 @@
 #include "migration/tcp_channel.h"
 
 #include <fmt/format.h>
-#include <sys/uio.h>
 
-#include <algorithm>
+#include <utility>
+
+#include "migration/page_frames.h"
 
 namespace godwit::migration {
 
@@ -13,123 +14,139 @@ namespace {
 constexpr int kSyncedTimeoutMs = 30'000;  // to take what was in the socket buffers
 }  // namespace
 
-void TcpChannel::write(std::span<const PageRange> ranges) {
-  std::vector<PageRange> table;
-  std::vector<iovec> parts;
-  std::uint64_t count = 0;
-  std::uint64_t pages = 0;
-  const auto begin = [&] {
-    table.clear();
-    table.reserve(kMaxRangesInFrame);  // the iovec below points into it
-    pages = 0;
-    parts.assign(3, {});
-  };
-  const auto end = [&] {
-    if (table.empty()) return;
-    wire_.heed_peer();
-    count = table.size();
-    parts[1] = {&count, sizeof count};
-    parts[2] = {table.data(), table.size() * sizeof(PageRange)};
-    wire_.send_parts({.kind = MessageKind::kPages}, parts);
-  };
-  begin();
-  for (PageRange rest : ranges) {
-    while (rest.count > 0) {
-      const PageRange piece{rest.first, std::min(rest.count, kMaxFramePages - pages)};
-      table.push_back(piece);
-      const auto bytes = memory_.page_bytes(piece);
-      parts.push_back({bytes.data(), bytes.size()});
-      pages += piece.count;
-      rest = {piece.end(), rest.count - piece.count};
-      if (pages == kMaxFramePages || table.size() == kMaxRangesInFrame) {
-        end();
-        begin();
-      }
+TcpChannel::TcpChannel(Wire& wire, memory::GuestMemory& memory, Role role,
+                       std::vector<Wire> streams)
+    : wire_(wire), memory_(memory), role_(role), news_(wire) {
+  for (Wire& stream : streams) {
+    if (role == Role::kSource) {
+      out_.push_back(std::make_unique<OutStream>(std::move(stream), memory, news_));
+    } else {
+      in_.push_back(std::make_unique<InStream>(std::move(stream), memory, news_));
     }
   }
-  end();
 }
 
-void send_zero(Wire& wire, std::span<const PageRange> ranges) {
-  while (!ranges.empty()) {
-    const auto some = ranges.first(std::min<std::size_t>(ranges.size(), kMaxRangesInFrame));
-    wire.send({.kind = MessageKind::kZero}, std::as_bytes(some));
-    ranges = ranges.subspan(some.size());
+/// Where a stream has failed, the wire says "interrupted": this says why.
+template <typename Work>
+auto TcpChannel::guarded(Work work) {
+  try {
+    return work();
+  } catch (const ChannelError&) {
+    const std::string why = news_.complaint();
+    if (why.empty()) throw;
+    wire_.heed_peer();  // what the peer said last tells more
+    throw ChannelError(why);
   }
 }
 
-void TcpChannel::write_zero(std::span<const PageRange> ranges) { send_zero(wire_, ranges); }
+void TcpChannel::write(std::span<const PageRange> ranges) {
+  if (out_.empty()) return send_pages(wire_, memory_, ranges);
+  guarded([&] {
+    if (patience_ != wire_.patience()) {
+      patience_ = wire_.patience();
+      for (const auto& stream : out_) stream->set_patience(patience_);
+    }
+    auto parts = spread(ranges, out_.size() + 1);
+    for (std::size_t i = 0; i < out_.size(); ++i) {
+      if (parts[i + 1].empty()) continue;
+      while (out_[i]->full()) news_.wait();
+      out_[i]->write(std::move(parts[i + 1]));
+      unmarked_ = true;
+    }
+    send_pages(wire_, memory_, parts[0]);
+  });
+}
+
+void TcpChannel::write_zero(std::span<const PageRange> ranges) {
+  if (out_.empty()) return send_zero(wire_, ranges);
+  guarded([&] {
+    auto parts = spread(ranges, out_.size() + 1);
+    for (std::size_t i = 0; i < out_.size(); ++i) {
+      if (parts[i + 1].empty()) continue;
+      out_[i]->write_zero(std::move(parts[i + 1]));
+      unmarked_ = true;
+    }
+    send_zero(wire_, parts[0]);
+  });
+}
+
+/// The mark that a message sent now has to wait for.
+std::uint32_t TcpChannel::mark() {
+  if (unmarked_) {
+    ++marks_;
+    for (const auto& stream : out_) stream->mark(marks_);
+    unmarked_ = false;
+  }
+  return marks_;
+}
 
 // sendmsg copies, so the pages have left guest RAM; but megabytes of them may wait in both ends'
 // socket buffers.
 void TcpChannel::flush() {
-  wire_.send({.kind = MessageKind::kSync}, {});
-  const FrameHeader header = wire_.receive_header(kSyncedTimeoutMs);
-  const auto payload = wire_.receive_payload(header);
-  if (header.kind == MessageKind::kRefuse) {
-    throw ChannelError("the destination refused: " + decode_reason(payload));
-  }
-  if (header.kind != MessageKind::kSynced) {
-    throw ChannelError(fmt::format("the peer sent {}, Synced was due", kind_name(header.kind)));
-  }
+  guarded([&] {
+    wire_.send({.kind = MessageKind::kSync, .marker = mark()}, {});
+    const FrameHeader header = wire_.receive_header(kSyncedTimeoutMs);
+    const auto payload = wire_.receive_payload(header);
+    if (header.kind == MessageKind::kRefuse) {
+      throw ChannelError("the destination refused: " + decode_reason(payload));
+    }
+    if (header.kind != MessageKind::kSynced) {
+      throw ChannelError(fmt::format("the peer sent {}, Synced was due", kind_name(header.kind)));
+    }
+  });
 }
 
 void TcpChannel::send(MessageKind kind, std::span<const std::byte> payload) {
-  wire_.send({.kind = kind}, payload);
+  guarded([&] { wire_.send({.kind = kind, .marker = mark()}, payload); });
 }
 
-void receive_zero(Wire& wire, const FrameHeader& header, memory::GuestMemory& memory) {
-  for (const PageRange& range :
-       decode_ranges(wire.receive_payload(header), memory.pages(), kMaxRangesInFrame)) {
-    memory.punch_hole(range);
+void TcpChannel::await_mark(std::uint32_t number) {
+  for (const auto& stream : in_) {
+    while (stream->landed() < number) news_.wait();
   }
 }
 
-std::vector<PageRange> receive_page_table(Wire& wire, const FrameHeader& header,
-                                          std::uint64_t pages) {
-  std::uint64_t count = 0;
-  if (header.length < sizeof count) throw ChannelError("the peer sent a truncated list of pages");
-  wire.receive_exactly(std::as_writable_bytes(std::span(&count, 1)));
-  if (count == 0 || count > kMaxRangesInFrame ||
-      header.length < sizeof count + count * sizeof(PageRange)) {
-    throw ChannelError("the peer sent a list of pages of an impossible length");
+void TcpChannel::take_from_source(const FrameHeader& header) {
+  if (header.kind == MessageKind::kSync) {
+    await_mark(header.marker);
+    wire_.send({.kind = MessageKind::kSynced}, {});
+  } else if (sealed_) {
+    throw ChannelError("the peer sent pages after the state");
+  } else if (header.kind == MessageKind::kPages) {
+    receive_pages(wire_, header, memory_);
+  } else {
+    receive_zero(wire_, header, memory_);
   }
-  std::vector<std::byte> table(count * sizeof(PageRange));
-  wire.receive_exactly(table);
-  auto ranges = decode_ranges(table, pages, kMaxRangesInFrame);
-  std::uint64_t bytes = 0;
-  for (const PageRange& range : ranges) bytes += range.bytes();
-  if (header.length != sizeof count + table.size() + bytes) {
-    throw ChannelError("the peer sent more or fewer bytes than its list of pages says");
-  }
-  return ranges;
-}
-
-void TcpChannel::receive_pages(const FrameHeader& header) {
-  std::vector<iovec> parts;
-  for (const PageRange& range : receive_page_table(wire_, header, memory_.pages())) {
-    memory_.expect_writes(range);
-    const auto target = memory_.page_bytes(range);
-    parts.push_back({target.data(), target.size()});
-  }
-  wire_.receive_parts(parts);
 }
 
 Message TcpChannel::receive(int timeout_ms) {
-  for (;;) {
-    const FrameHeader header = wire_.receive_header(timeout_ms);
-    if (role_ == Role::kDestination && header.kind == MessageKind::kPages) {
-      receive_pages(header);
-    } else if (role_ == Role::kDestination && header.kind == MessageKind::kZero) {
-      receive_zero(wire_, header, memory_);
-    } else if (role_ == Role::kDestination && header.kind == MessageKind::kSync) {
-      wire_.send({.kind = MessageKind::kSynced}, {});
-    } else if (header.kind == MessageKind::kPages || header.kind == MessageKind::kZero) {
-      throw ChannelError("the destination sent guest pages: only the source may");
-    } else {
-      return {header.kind, wire_.receive_payload(header)};
+  return guarded([&] {
+    for (;;) {
+      const FrameHeader header = wire_.receive_header(timeout_ms);
+      const bool pages = header.kind == MessageKind::kPages || header.kind == MessageKind::kZero;
+      if (pages && role_ == Role::kSource) {
+        throw ChannelError("the destination sent guest pages: only the source may");
+      }
+      if (role_ == Role::kDestination && (pages || header.kind == MessageKind::kSync)) {
+        take_from_source(header);
+        continue;
+      }
+      Message message{header.kind, wire_.receive_payload(header)};
+      await_mark(header.marker);
+      return message;
     }
-  }
+  });
+}
+
+void TcpChannel::seal() {
+  in_.clear();
+  sealed_ = true;
+}
+
+std::uint64_t TcpChannel::bytes_sent() const {
+  std::uint64_t bytes = wire_.bytes_sent();
+  for (const auto& stream : out_) bytes += stream->bytes_sent();
+  return bytes;
 }
 
 }  // namespace godwit::migration

@@ -1,10 +1,13 @@
-// Pages over the control connection itself: sendmsg straight out of guest RAM, readv straight into
-// it.
+// Pages over TCP: by the control connection itself, and by as many more as there are. Over one
+// connection the order of its bytes is the order of pages and messages; over several a message
+// names a mark, which follows the pages on each of them.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "migration/channel.h"
+#include "migration/page_streams.h"
 #include "migration/wire.h"
 #include "vmm/memory/guest_memory.h"
 
@@ -15,9 +18,9 @@ enum class Role { kSource, kDestination };
 
 class TcpChannel : public Channel {
  public:
-  /// `wire` and `memory` must outlive it.
-  TcpChannel(Wire& wire, memory::GuestMemory& memory, Role role)
-      : wire_(wire), memory_(memory), role_(role) {}
+  /// `wire` and `memory` must outlive it. `streams`: further connections to the same peer, which
+  /// has as many.
+  TcpChannel(Wire& wire, memory::GuestMemory& memory, Role role, std::vector<Wire> streams = {});
 
   std::string_view name() const override { return "tcp"; }
   void write(std::span<const memory::PageRange> ranges) override;
@@ -25,24 +28,27 @@ class TcpChannel : public Channel {
   void flush() override;
   void send(MessageKind kind, std::span<const std::byte> payload) override;
   Message receive(int timeout_ms) override;
+  void seal() override;
   void interrupt() override { wire_.interrupt(); }
-  std::uint64_t bytes_sent() const override { return wire_.bytes_sent(); }
+  std::uint64_t bytes_sent() const override;
 
  private:
-  void receive_pages(const FrameHeader& header);
+  template <typename Work>
+  auto guarded(Work work);
+  std::uint32_t mark();
+  void await_mark(std::uint32_t number);
+  void take_from_source(const FrameHeader& header);
 
   Wire& wire_;
   memory::GuestMemory& memory_;
   const Role role_;
+  StreamNews news_;
+  std::vector<std::unique_ptr<OutStream>> out_;  // at the source
+  std::vector<std::unique_ptr<InStream>> in_;    // at the destination
+  std::chrono::milliseconds patience_{0};        // of out_
+  std::uint32_t marks_ = 0;                      // that out_ have sent
+  bool unmarked_ = false;                        // pages went to out_ since the last
+  bool sealed_ = false;
 };
-
-/// The first part of a Pages frame's payload: the ranges whose bytes follow, checked against the
-/// frame's length and RAM of `pages` pages.
-std::vector<memory::PageRange> receive_page_table(Wire& wire, const FrameHeader& header,
-                                                  std::uint64_t pages);
-/// Sends Zero frames; shared by the transports.
-void send_zero(Wire& wire, std::span<const memory::PageRange> ranges);
-/// Takes one: the pages become holes.
-void receive_zero(Wire& wire, const FrameHeader& header, memory::GuestMemory& memory);
 
 }  // namespace godwit::migration

@@ -99,6 +99,7 @@ Wire Wire::connect(const std::string& host_port, milliseconds timeout) {
 }
 
 void Wire::set_patience(milliseconds patience) {
+  patience_ = patience;
   set_option(fd(), IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(patience.count()));
 }
 

@@ -40,6 +40,7 @@ class Wire {
   std::optional<Clock::time_point> deadline() const { return deadline_; }
   /// How long bytes may stay unacknowledged before the link counts as cut (TCP_USER_TIMEOUT).
   void set_patience(std::chrono::milliseconds patience);
+  std::chrono::milliseconds patience() const { return patience_; }
 
   void send(FrameHeader header, std::span<const std::byte> payload = {});
   void send_json(MessageKind kind, const std::string& text);
@@ -85,6 +86,7 @@ class Wire {
   sys::EventFd interrupt_;
   std::optional<FrameHeader> early_;  // read by heed_peer(), for receive_header()
   std::optional<Clock::time_point> deadline_;
+  std::chrono::milliseconds patience_{0};
   Clock::time_point last_sent_ = Clock::now();
   std::uint64_t bytes_sent_ = 0;
 };

@@ -14,7 +14,8 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::uint64_t kMaxThrottle = 95;                           // percent
+constexpr std::uint64_t kMaxThrottle = 95;  // percent
+constexpr std::uint64_t kMaxStreams = 16;
 constexpr std::uint64_t kMaxMilliseconds = 7ull * 24 * 3600 * 1000;  // a week
 
 std::string text_of(const json& value) {
@@ -60,8 +61,9 @@ std::string text(const json& body, const char* field, const std::string& fallbac
 }
 
 MoveRequest move_request(const ApiRequest& request) {
-  const json body = object(request, {"to", "transport", "mode", "downtime_limit_ms",
-                                     "max_bandwidth", "timeout_ms", "throttle_percent", "verify"});
+  const json body =
+      object(request, {"to", "transport", "mode", "downtime_limit_ms", "max_bandwidth",
+                       "timeout_ms", "throttle_percent", "verify", "streams"});
   MoveRequest move;
   move.to = text(body, "to", "");
   if (move.to.empty()) throw BadRequest("to is missing: HOST:PORT of a godwit receive");
@@ -80,6 +82,7 @@ MoveRequest move_request(const ApiRequest& request) {
   move.verify = boolean(body, "verify", move.verify);
   move.throttle_percent =
       static_cast<unsigned>(number(body, "throttle_percent", move.throttle_percent, kMaxThrottle));
+  move.streams = static_cast<unsigned>(number(body, "streams", move.streams, kMaxStreams));
   return move;
 }
 

@@ -33,6 +33,7 @@ struct MoveRequest {
   std::uint64_t timeout_ms = 60'000;  // for the whole move, 0: none
   bool verify = false;                // compare digests of memory before the commit
   unsigned throttle_percent = 0;      // at most that much of the vCPUs' time, 0 to 95
+  unsigned streams = 0;               // connections for pages by TCP, 0: by the host's CPUs
 };
 
 struct SnapshotRequest {

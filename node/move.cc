@@ -35,6 +35,7 @@ migration::SourceOptions source_options(const MoveRequest& request) {
   options.timeout_ms = static_cast<double>(request.timeout_ms);
   options.verify = request.verify;
   options.max_throttle = request.throttle_percent;
+  options.streams = request.streams;
   return options;
 }
 

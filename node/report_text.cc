@@ -96,6 +96,9 @@ std::string report_text(const json& report) {
     if (const std::string why = word(report, "transport_reason"); !why.empty()) {
       text += fmt::format("  ({})", why);
     }
+    if (const double streams = number(report, "streams"); streams > 1) {
+      text += fmt::format(", {:.0f} streams", streams);
+    }
     text += '\n';
   }
   text += fmt::format("  total      {}  (set-up {})\n", format_time_ms(number(report, "total_ms")),

@@ -7,7 +7,8 @@ import threading
 
 KINDS = {name: number for number, name in enumerate(
     ("Hello", "Accept", "Refuse", "Begin", "Register", "Registered", "Pages", "Zero", "State", "Ready", "Commit",
-     "Running", "Abort", "Ping", "Sync", "Synced", "Verify", "Missing", "Offer", "Fetch", "Left", "Arrived", "Resume"), 1)}
+     "Running", "Abort", "Ping", "Sync", "Synced", "Verify", "Missing", "Offer", "Fetch", "Left", "Arrived", "Resume", "Join",
+     "Mark"), 1)}
 NAMES = {number: name for name, number in KINDS.items()}
 PREAMBLE = struct.Struct("<8sII")
 HEADER = struct.Struct("<IIIIQ")
@@ -19,54 +20,65 @@ class Gone(Exception):
 
 
 class Proxy:
-    """Listens on `address` and passes one connection on to `target`.
+    """Listens on `address` and passes connections on to `target`.
 
     When the message `kind` ("Preamble" or a name of KINDS) comes from the `side` ("source" or "destination"),
     `action` happens: a callable, or "drop" (both connections are closed), or "freeze" (nothing is passed on
     any more, in either direction, and nothing is closed, until close()). `after`: once it was passed on. A
-    callable that returns "drop" is followed by that.
+    callable that returns "drop" is followed by that. Only on the connection of that number: 0 is the move's
+    first, the others are further streams of pages; "cut" closes just this one.
     """
 
-    def __init__(self, target, side, kind, action, after=False, host="127.0.0.1"):
+    def __init__(self, target, side, kind, action, after=False, connection=0, host="127.0.0.1"):
         self.target, self.side, self.kind, self.action, self.after = target, side, kind, action, after
+        self.connection = connection
         self.listener = socket.create_server((host, 0))
         self.address = f"{host}:%d" % self.listener.getsockname()[1]
-        self.seen = []  # (side, kind) in order
+        self.seen = []  # (side, kind) in order, of that connection
         self.acted = threading.Event()
         self.frozen = threading.Event()
-        self.ends = []
+        self.ends = []  # of the first connection
+        self.others = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self):
-        try:
-            source, _ = self.listener.accept()
-            host, port = self.target.rsplit(":", 1)
-            destination = socket.create_connection((host, int(port)))
-        except OSError:
-            return
-        self.ends = [source, destination]
-        for end in self.ends:
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for side, a, b in (("source", source, destination), ("destination", destination, source)):
-            threading.Thread(target=self._pass_on, args=(side, a, b), daemon=True).start()
+        number = 0
+        while True:
+            try:
+                source, _ = self.listener.accept()
+                host, port = self.target.rsplit(":", 1)
+                destination = socket.create_connection((host, int(port)))
+            except OSError:
+                return
+            if number == 0:
+                self.ends = [source, destination]
+            else:
+                self.others += [source, destination]
+            for end in (source, destination):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for side, a, b in (("source", source, destination), ("destination", destination, source)):
+                threading.Thread(target=self._pass_on, args=(side, a, b, number), daemon=True).start()
+            number += 1
 
-    def _pass_on(self, side, here, there):
+    def _pass_on(self, side, here, there, number):
         try:
-            self._message(side, "Preamble", here, there, self._read(here, PREAMBLE.size), 0)
+            self._message(side, "Preamble", here, there, self._read(here, PREAMBLE.size), 0, number)
             while True:
                 header = self._read(here, HEADER.size)
                 magic, kind, _, _, length = HEADER.unpack(header)
                 if magic != MAGIC:
                     raise AssertionError(f"the {side} broke the framing: {header.hex()}")
-                self._message(side, NAMES.get(kind, str(kind)), here, there, header, length)
+                self._message(side, NAMES.get(kind, str(kind)), here, there, header, length, number)
         except (OSError, Gone):
-            if not self.frozen.is_set():
+            if number > 0:
+                self._shut((here, there))
+            elif not self.frozen.is_set():
                 self.close()
 
-    def _message(self, side, kind, here, there, header, length):
-        if kind != "Ping":
+    def _message(self, side, kind, here, there, header, length, number):
+        if kind != "Ping" and number == self.connection:
             self.seen.append((side, kind))
-        matches = (side, kind) == (self.side, self.kind) and not self.acted.is_set()
+        matches = (side, kind, number) == (self.side, self.kind, self.connection) and not self.acted.is_set()
         if matches and not self.after:
             self._act()
         self._write(there, header)
@@ -84,7 +96,7 @@ class Proxy:
         self.acted.set()
         if action == "drop":
             self.close()
-        if action in ("drop", "freeze"):
+        if action in ("drop", "freeze", "cut"):
             raise Gone
 
     def _write(self, there, data):
@@ -105,11 +117,14 @@ class Proxy:
         """What is passed on instead of this piece of a message's payload; for a test to replace."""
         return piece
 
-    def close(self):
-        for end in self.ends:
+    def _shut(self, ends):
+        for end in ends:
             try:
                 end.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
             end.close()
+
+    def close(self):
+        self._shut(self.ends + self.others)
         self.listener.close()

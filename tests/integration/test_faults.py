@@ -39,10 +39,10 @@ class FaultTest(Case):
         """Before that the last page is the one just written, which is sent once more."""
         self.line(self.source, r"^tick .* pages=[1-9]\d{3}", 30)
 
-    def fault(self, step, action, *words, after=False):
+    def fault(self, step, action, *words, after=False, connection=0):
         """Moves the guest and lets `action` happen at `step`; returns the exit status of `godwit migrate`."""
         self.destination = self.receive()
-        self.proxy = Proxy(self.destination.address, *step, action, after)
+        self.proxy = Proxy(self.destination.address, *step, action, after, connection)
         self.proxies.append(self.proxy)
         self.mark = self.source.out.count()
         self.mover = self.start("migrate", self.source.api, "--to", self.proxy.address, "--transport", "tcp", *words)
@@ -99,6 +99,21 @@ class FaultTest(Case):
             self.goes_on_here()
 
         self.each_step(run)
+
+    def test_a_stream_of_pages_is_cut(self):
+        """One of two connections, while the other lives."""
+        for kind in ("Join", "Pages", "Mark"):
+            with self.subTest(kind):
+                self.all_written()
+                self.assertEqual(self.fault(("source", kind), "cut", "--streams", "2", connection=1), MOVE_FAILED)
+                self.assertIn("stream", self.mover.err.text())
+                self.goes_on_here()
+
+    def test_a_guest_moves_by_several_streams(self):
+        self.all_written()
+        self.assertEqual(self.fault(("source", "Mark"), lambda: None, "--streams", "3", "--verify", connection=2), MOVED)
+        self.ended(self.source, 0)
+        self.runs_there()
 
     def test_the_move_is_cancelled(self):
         def run(step):

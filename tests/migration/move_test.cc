@@ -111,13 +111,16 @@ Moved move(vmm::Machine& machine, const vmm::ConsoleSink& console, SourceOptions
   options.verify = options.mode == Mode::kPreCopy;
   Moved moved;
   auto arriving = std::async(std::launch::async, [&, &from = listener] {
-    Destination destination(testing::accept_from(from),
-                            {.console = console, .inspect = [&](vmm::Machine& arrived) {
-                               EXPECT_EQ(different_pages(machine.memory(), arrived.memory()),
-                                         std::vector<std::uint64_t>());
-                               EXPECT_FALSE(arrived.memory().give_back(last_page(arrived)));
-                               if (inspect) inspect(arrived);
-                             }});
+    sys::UniqueFd connection = testing::accept_from(from);
+    sys::UniqueFd door(options.streams > 1 ? ::dup(from.get()) : -1);
+    Destination destination(
+        std::move(connection),
+        {.console = console, .listener = std::move(door), .inspect = [&](vmm::Machine& arrived) {
+           EXPECT_EQ(different_pages(machine.memory(), arrived.memory()),
+                     std::vector<std::uint64_t>());
+           EXPECT_FALSE(arrived.memory().give_back(last_page(arrived)));
+           if (inspect) inspect(arrived);
+         }});
     try {
       moved.machine = destination.run();
       moved.post_copy = destination.take_post_copy();
@@ -159,11 +162,14 @@ TEST_P(MoveTest, AGuestMovesTenTimesAndItsMemoryIsTheSameEachTime) {
   ASSERT_TRUE(console.wait_for("tick ")) << console.text();
   for (int i = 0; i < 10; ++i) {
     const std::size_t before = console.text().size();
-    Moved moved = move(*machine, console.sink());
+    SourceOptions options;
+    options.streams = 1 + static_cast<unsigned>(i) % 4;
+    Moved moved = move(*machine, console.sink(), options);
     ASSERT_EQ(moved.end, Source::End::kMoved) << moved.report.reason << " / " << moved.why;
     ASSERT_NE(moved.machine, nullptr);
     EXPECT_EQ(moved.report.status, "completed");
     EXPECT_EQ(moved.report.transport, kName);
+    EXPECT_EQ(moved.report.streams, kTransport == Transport::kTcp ? options.streams : 1);
     EXPECT_GT(moved.report.verify_ms, 0);
     EXPECT_GT(moved.report.pages.hole, 0u);
     EXPECT_GE(moved.report.rounds.size(), 2u);

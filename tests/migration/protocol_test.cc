@@ -61,6 +61,24 @@ TEST(Protocol, ATruncatedOrMutatedHelloIsAnErrorOrAHello) {
   }
 }
 
+TEST(Protocol, StreamsAreOneToSixteenAndMoreThanOneOnlyByTcp) {
+  Begin begin{"tcp", 16};
+  EXPECT_EQ(decode_begin(bytes(encode(begin))).streams, 16u);
+  for (const unsigned bad : {0u, 17u, 0xffffffffu}) {
+    begin.streams = bad;
+    EXPECT_THROW(decode_begin(bytes(encode(begin))), ChannelError) << bad;
+    Hello asked = hello();
+    asked.streams = bad;
+    EXPECT_THROW(decode_hello(bytes(encode(asked))), ChannelError) << bad;
+  }
+  EXPECT_THROW(decode_begin(bytes(encode(Begin{"rdma", 2}))), ChannelError);
+  Accept accept;
+  accept.streams = 2;
+  EXPECT_THROW(decode_accept(bytes(encode(accept))), ChannelError);  // without a token
+  accept.join = std::string(kJoinToken, 'a');
+  EXPECT_EQ(decode_accept(bytes(encode(accept))).streams, 2u);
+}
+
 TEST(Protocol, AnRdmaAddressOutOfRangeIsRefused) {
   for (const auto& spoil : std::vector<std::function<void(RdmaAddress&)>>{
            [](RdmaAddress& a) { a.gid.pop_back(); }, [](RdmaAddress& a) { a.mtu = 0; },

@@ -13,11 +13,23 @@ using migration::TcpChannel;
 using migration::Wire;
 
 struct TcpEnds : ChannelEnds {
-  explicit TcpEnds(std::pair<sys::UniqueFd, sys::UniqueFd> sockets)
+  explicit TcpEnds(std::pair<sys::UniqueFd, sys::UniqueFd> sockets, int further_streams = 0)
       : source_wire(std::move(sockets.first)), destination_wire(std::move(sockets.second)) {
-    source = std::make_unique<TcpChannel>(source_wire, source_ram, Role::kSource);
-    destination =
-        std::make_unique<TcpChannel>(destination_wire, destination_ram, Role::kDestination);
+    std::vector<Wire> out;
+    std::vector<Wire> in;
+    for (int i = 0; i < further_streams; ++i) {
+      auto [from, to] = tcp_pair();
+      out.emplace_back(std::move(from));
+      in.emplace_back(std::move(to));
+    }
+    source = std::make_unique<TcpChannel>(source_wire, source_ram, Role::kSource, std::move(out));
+    destination = std::make_unique<TcpChannel>(destination_wire, destination_ram,
+                                               Role::kDestination, std::move(in));
+  }
+  // The channels use the wires.
+  ~TcpEnds() override {
+    source.reset();
+    destination.reset();
   }
   Wire source_wire;
   Wire destination_wire;
@@ -31,8 +43,11 @@ std::pair<sys::UniqueFd, sys::UniqueFd> unix_pair() {
 
 INSTANTIATE_TEST_SUITE_P(
     Transports, ChannelTest,
-    ::testing::Values(Transport{"loopback", [] { return std::make_unique<TcpEnds>(unix_pair()); }},
-                      Transport{"tcp", [] { return std::make_unique<TcpEnds>(tcp_pair()); }}),
+    ::testing::Values(
+        Transport{"loopback", [] { return std::make_unique<TcpEnds>(unix_pair()); }},
+        Transport{"tcp", [] { return std::make_unique<TcpEnds>(tcp_pair()); }},
+        Transport{"tcp_by_two", [] { return std::make_unique<TcpEnds>(tcp_pair(), 1); }},
+        Transport{"tcp_by_five", [] { return std::make_unique<TcpEnds>(tcp_pair(), 4); }}),
     [](const auto& one) { return one.param.name; });
 
 }  // namespace

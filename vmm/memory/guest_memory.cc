@@ -146,7 +146,7 @@ GuestMemory::GuestMemory(sys::UniqueFd file, sys::UniqueFd pagemap, std::uint64_
       mapping_(map_ram(memfd_.get(), size, huge_pages, sharing)),
       regions_(regions_of(size)),
       huge_pages_(huge_pages),
-      expected_(size / kHugePageSize) {}
+      expected_(std::make_unique<std::atomic<bool>[]>(size / kHugePageSize)) {}
 
 std::optional<std::uint64_t> GuestMemory::offset_of(GuestAddr address, std::uint64_t size) const {
   for (const Region& region : regions_) {
@@ -289,8 +289,7 @@ void GuestMemory::expect_writes(PageRange range) {
   const std::uint64_t end = range.end() / kHugePagePages;
   while (block < end) {
     std::uint64_t fresh = block;
-    for (; fresh < end && !expected_[fresh]; ++fresh) {
-      expected_[fresh] = true;
+    for (; fresh < end && !expected_[fresh].exchange(true); ++fresh) {
       // A block without any page is refused.
       mapping_.data()[fresh * kHugePageSize] = std::byte{0};
     }

@@ -120,7 +120,7 @@ class GuestMemory {
   /// All of `range` is about to be written: backs each 2 MiB of guest RAM that lies wholly inside
   /// it by one page, once, where the kernel can (MADV_COLLAPSE, Linux 6.1). That is one fault and
   /// one nested page table entry instead of 512, and 30 times less to tear down. What it held may
-  /// be lost. By one thread at a time.
+  /// be lost. Several threads may, for pages that do not share 2 MiB.
   void expect_writes(PageRange range);
   /// The pages that lie wholly inside bytes of RAM, as readable() and writable() give them.
   PageRange pages_of(std::span<const std::byte> bytes) const;
@@ -171,7 +171,8 @@ class GuestMemory {
   bool huge_pages_;
   std::mutex hold_mutex_;
   unsigned holds_ = 0;
-  std::vector<bool> expected_;  // 2 MiB blocks that expect_writes() has seen
+  // 2 MiB blocks that expect_writes() has seen; a byte each: threads set neighbours
+  std::unique_ptr<std::atomic<bool>[]> expected_;
   std::atomic<bool> tracking_ = false;
   std::unique_ptr<std::atomic<std::uint64_t>[]> writes_;  // one bit a page
 };
