@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -11,6 +12,7 @@
 
 #include "balancer/forecast.h"
 #include "node/daemon/guest_process.h"
+#include "node/daemon/node_client.h"
 
 namespace godwit::node {
 
@@ -35,7 +37,8 @@ struct ManagedGuest {
 
   std::uint64_t id = 0;  // in this node, for the balancer; never 0, never used again
   std::string name;
-  std::string api;  // its control socket
+  std::string api;                         // its control socket
+  std::shared_ptr<const NodeClient> line;  // to it, for the questions of every round
   Attributes attributes;
   GuestProcess process;
   bool hvc = false;  // it has a second console, and that a file wherever it goes

@@ -6,7 +6,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
-#include <tuple>
+#include <future>
 
 #include "node/control_socket.h"
 #include "node/daemon/json_fields.h"
@@ -27,8 +27,27 @@ constexpr milliseconds kGuestBoots{120'000};  // its kernel is unpacked on the w
 constexpr milliseconds kGuestEnds{3000};      // once it has moved away
 constexpr double kHeatHalfLife = 3600;        // seconds
 
-json ask_guest(const std::string& api, const char* target) {
-  return NodeClient(api, nullptr).request("GET", target, nullptr, kGuestAnswers);
+json ask_guest(const NodeClient& guest, const char* target) {
+  return guest.request("GET", target, nullptr, kGuestAnswers);
+}
+
+/// What a guest says of itself; null where it says nothing.
+struct Answer {
+  json load, migration;
+  Clock::time_point when;
+};
+
+Answer ask_for_load(const NodeClient& guest) {
+  Answer answer;
+  try {
+    answer.load = ask_guest(guest, "/v1/load");
+    if (text_in(answer.load, "state") == "migrating") {
+      answer.migration = ask_guest(guest, "/v1/migration");
+    }
+  } catch (const ClientError&) {  // ended just now, or hangs: its state tells
+  }
+  answer.when = Clock::now();
+  return answer;
 }
 
 std::string text_or_complain(const json& request, const char* key) {
@@ -112,6 +131,7 @@ ManagedGuest& Node::add_guest(const std::string& name, GuestProcess process) {
   guest.id = next_id_++;
   guest.name = name;
   guest.api = fmt::format("{}/{}.sock", config_.runtime, name);
+  guest.line = std::make_shared<NodeClient>(guest.api, nullptr);
   return guests_.insert_or_assign(name, std::move(guest)).first->second;
 }
 
@@ -147,26 +167,36 @@ void Node::see_off(std::unique_lock<std::mutex>& lock, const std::string& name) 
 }
 
 void Node::adopt() {
+  struct Found {
+    std::string name, path;
+    std::future<json> status;
+  };
+  std::vector<Found> found;
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator(config_.runtime, ignored)) {
+    if (entry.path().extension() != ".sock") continue;
     const std::string path = entry.path().string();
-    if (entry.path().extension() != ".sock" || !socket_is_live(path)) continue;
-    const std::string name = entry.path().stem().string();
-    std::ifstream file(fmt::format("{}/guests/{}.json", config_.directory, name));
+    found.push_back({entry.path().stem().string(), path, std::async(std::launch::async, [path] {
+                       return ask_guest(NodeClient(path, nullptr), "/v1/status");
+                     })});
+  }
+  for (Found& one : found) {
+    std::ifstream file(fmt::format("{}/guests/{}.json", config_.directory, one.name));
     const json kept = json::parse(file, nullptr, false);
     try {
       json status;
       try {
-        status = ask_guest(path, "/v1/status");
-      } catch (const ClientError&) {
+        status = one.status.get();
+      } catch (const ClientError& error) {
+        if (error.kind() == ClientError::Kind::kNobody) continue;  // left over
         // Too busy to answer, but one of ours: the rounds go on asking.
         if (!number_in(kept, "pid")) throw;
-        status = {{"name", name}, {"pid", kept["pid"]}, {"hvc", field(kept, "hvc")}};
+        status = {{"name", one.name}, {"pid", kept["pid"]}, {"hvc", field(kept, "hvc")}};
       }
-      if (text_in(status, "name") != name) continue;  // another user's idea of a socket
-      take_back(name, status, kept);
+      if (text_in(status, "name") != one.name) continue;  // another user's idea of a socket
+      take_back(one.name, status, kept);
     } catch (const std::exception& error) {
-      fmt::print(stderr, "godwit: node: {} is not adopted: {}\n", path, error.what());
+      fmt::print(stderr, "godwit: node: {} is not adopted: {}\n", one.path, error.what());
     }
   }
 }
@@ -244,7 +274,7 @@ json Node::start(const json& request) {
   }
   for (const auto end = Clock::now() + kGuestBoots; Clock::now() < end;) {
     try {
-      json status = ask_guest(api, "/v1/status");
+      json status = ask_guest(NodeClient(api, nullptr), "/v1/status");
       if (text_in(status, "state") != "booting") return status;
     } catch (const ClientError&) {  // not there yet
     }
@@ -261,37 +291,39 @@ json Node::start(const json& request) {
   throw std::runtime_error(fmt::format("{} does not answer; its log is {}", name, log_of(name)));
 }
 
+/// All guests are asked at a time: one that hangs holds up the others for kGuestAnswers, once.
 void Node::look_after_guests(double now) {
-  std::vector<std::tuple<std::string, std::uint64_t, std::string>> list;
+  struct Asked {
+    std::string name;
+    std::uint64_t id;
+    std::future<Answer> answer;
+  };
+  std::vector<Asked> asked;
   {
     const std::lock_guard lock(mutex_);
-    for (const auto& [name, guest] : guests_) list.emplace_back(name, guest.id, guest.api);
+    for (const auto& [name, guest] : guests_) {
+      asked.push_back({name, guest.id, std::async(std::launch::async, [line = guest.line] {
+                         return ask_for_load(*line);
+                       })});
+    }
   }
   const double decay =
       std::exp2(-std::chrono::duration<double>(config_.interval).count() / kHeatHalfLife);
-  for (const auto& [name, id, api] : list) {
-    json load;
-    json migration;
-    try {
-      if (socket_is_live(api)) {
-        load = ask_guest(api, "/v1/load");
-        if (text_in(load, "state") == "migrating") migration = ask_guest(api, "/v1/migration");
-      }
-    } catch (const ClientError&) {  // ended just now, or hangs: its state tells
-    }
+  for (Asked& one : asked) {
+    const Answer answer = one.answer.get();
     const std::lock_guard lock(mutex_);
-    ManagedGuest* guest = find(name);
-    if (guest == nullptr || guest->id != id) continue;  // the answer is of the one before
+    ManagedGuest* guest = find(one.name);
+    if (guest == nullptr || guest->id != one.id) continue;  // the answer is of the one before
     guest->heat *= decay;
-    if (load.is_object()) guest->measure(load, Clock::now(), policy_);
-    guest->migration = field(migration, "active");
+    if (answer.load.is_object()) guest->measure(answer.load, answer.when, policy_);
+    guest->migration = field(answer.migration, "active");
     if (guest->reserved) settle_reservation(*guest, now);
     if (!guest->promised.empty()) look_after_promise(*guest);
     if (!guest->process.alive()) {
       if (!guest->moving)
-        fmt::print(stderr, "godwit: node: {} ended: {}\n", name, last_words(name));
-      forget(name);
-    } else if (!load.is_object() && !guest->reserved && guest->state != "starting") {
+        fmt::print(stderr, "godwit: node: {} ended: {}\n", one.name, last_words(one.name));
+      forget(one.name);
+    } else if (!answer.load.is_object() && !guest->reserved && guest->state != "starting") {
       guest->state = "silent";
     }
   }

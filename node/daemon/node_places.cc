@@ -85,6 +85,7 @@ ManagedGuest& Node::keep_place(ManagedGuest wanted, const PlaceTerms& terms) {
   wanted.process = place.process;
   wanted.id = place.id;
   wanted.api = place.api;
+  wanted.line = place.line;
   wanted.last_move = seconds();
   if (name_complaint(terms.from).empty()) wanted.left = wanted.from = terms.from;
   wanted.reserved = true;

@@ -277,6 +277,35 @@ class NodeTest(NodeCase):
         self.eventually(lambda: b.guests().get("g1", {}).get("state") == "running", 10, b.process.err.text)
         self.assertEqual((b.guests()["g1"]["pid"], b.guests()["g1"]["apart"]), (pid, "db"))
 
+    def fill_backlog(self, path):
+        """Until nobody can connect there without waiting."""
+        for _ in range(200):
+            client = socket.socket(socket.AF_UNIX)
+            self.addCleanup(client.close)
+            client.setblocking(False)
+            try:
+                client.connect(str(path))
+            except BlockingIOError:
+                return
+        self.fail("it accepts")
+
+    def test_a_guest_that_hangs_holds_up_nobody(self):
+        a, = self.cluster("a", a={"mode": "off"})
+        for name in ("g1", "g2"):
+            a.boot(name, kernel="idle.elf", append="")
+        self.eventually(lambda: [g["state"] for g in a.guests().values()] == ["running"] * 2, 10)
+        pid = a.guests()["g1"]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        self.fill_backlog(a.folder / "run/g1.sock")
+        a.boot("g3", kernel="idle.elf", append="")
+        self.eventually(lambda: [g["state"] for g in a.guests().values()] == ["silent", "running", "running"], 10, lambda: str(a.guests()))
+        a.process.signal(signal.SIGKILL)
+        a.process.wait(5)
+        a.start([])
+        self.eventually(lambda: a.guests()["g3"]["state"] == "running", 10)
+        os.kill(pid, signal.SIGCONT)
+        self.eventually(lambda: a.guests()["g1"]["state"] == "running", 10, lambda: str(a.guests()))
+
     def sockets_of(self, pid):
         for fd in Path(f"/proc/{pid}/fd").iterdir():
             try:

@@ -1,13 +1,16 @@
 #include "node/control_socket.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "node/control_client.h"
+#include "node/http_call.h"
 
 namespace godwit::node {
 namespace {
@@ -93,6 +96,23 @@ TEST(ControlClient, SaysWhichGuestIsMissing) {
     EXPECT_STREQ(error.what(),
                  "no guest /tmp/no-such-guest.sock: there is no /tmp/no-such-guest.sock");
   }
+}
+
+TEST_F(ControlSocketTest, AGuestThatAcceptsNobodyIsWaitedForNoLongerThanAnyOther) {
+  ControlSocket socket(path_, "web1");
+  const sys::UniqueFd listener = socket.take_listener();
+  ASSERT_EQ(::listen(listener.get(), 0), 0);
+  const sys::UniqueFd first =
+      connect_unix(path_, Deadline(std::chrono::seconds(5)));  // all it holds
+  for (const int timeout_ms : {0, 50}) {
+    try {
+      connect_unix(path_, Deadline(std::chrono::milliseconds(timeout_ms)));
+      FAIL() << "somebody accepted";
+    } catch (const ClientError& error) {
+      EXPECT_EQ(error.kind(), ClientError::Kind::kTimeout) << error.what();
+    }
+  }
+  EXPECT_TRUE(socket_is_live(path_));
 }
 
 }  // namespace
