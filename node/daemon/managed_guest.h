@@ -16,6 +16,13 @@
 
 namespace godwit::node {
 
+constexpr std::chrono::milliseconds kGuestAnswers{1000};
+
+/// GET of a guest's API. Blocks for kGuestAnswers at most; throws ClientError.
+inline nlohmann::json ask_guest(const NodeClient& guest, const char* target) {
+  return guest.request("GET", target, nullptr, kGuestAnswers);
+}
+
 /// What the owner of a guest says about moving it; travels with it.
 struct Attributes {
   double sensitivity = 1;          // weight of its lost work: 0 is idle batch, 10 a database

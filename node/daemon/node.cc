@@ -1,10 +1,14 @@
 #include "node/daemon/node.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <time.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
+#include <system_error>
 
 #include "node/exit_codes.h"
 
@@ -14,18 +18,26 @@ using nlohmann::json;
 
 namespace {
 
-std::string made(const std::string& directory) {
+/// Its own for as long as the descriptor is open.
+sys::UniqueFd claim(const std::string& directory) {
   for (const char* below : {"", "/guests", "/log", "/console"}) {
     std::filesystem::create_directories(directory + below);
   }
-  return directory;
+  sys::UniqueFd fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd) throw std::system_error(errno, std::generic_category(), directory);
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) < 0) {
+    throw std::runtime_error(
+        fmt::format("another node runs with the \"directory\" {}: give each its own", directory));
+  }
+  return fd;
 }
 
 }  // namespace
 
 Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
     : config_(std::move(config)),
-      records_(made(config_.directory) + "/decisions.jsonl"),
+      directory_(claim(config_.directory)),
+      records_(config_.directory + "/decisions.jsonl"),
       mode_(config_.mode),
       policy_(config_.policy),
       peers_(config_, tls) {

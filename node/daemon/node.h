@@ -25,6 +25,7 @@
 #include "node/daemon/peers.h"
 #include "node/daemon/records.h"
 #include "node/guest_control.h"
+#include "vmm/sys/unique_fd.h"
 
 namespace godwit::node {
 
@@ -91,11 +92,13 @@ class Node {
     double load_before;
   };
 
-  // node_guests.cc
+  // node_adopt.cc
+  void keep(const ManagedGuest& guest) const;
   void adopt();
   void take_back(const std::string& name, const nlohmann::json& status, const nlohmann::json& kept);
   void end_orphans() const;
-  void keep(const ManagedGuest& guest) const;
+
+  // node_guests.cc
   void forget(const std::string& name);
   void look_after_guests(double now);
   void see_off(std::unique_lock<std::mutex>& lock, const std::string& name);
@@ -195,6 +198,7 @@ class Node {
   double seconds() const;
 
   const NodeConfig config_;
+  const sys::UniqueFd directory_;  // locked: no other node's
   Records records_;
   const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
 

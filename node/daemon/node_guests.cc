@@ -1,9 +1,8 @@
-// Node's guests: started, adopted, measured, and forgotten.
+// Node's guests: started, measured, and forgotten.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
-#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <future>
@@ -22,14 +21,9 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-constexpr milliseconds kGuestAnswers{1000};
 constexpr milliseconds kGuestBoots{120'000};  // its kernel is unpacked on the way
 constexpr milliseconds kGuestEnds{3000};      // once it has moved away
 constexpr double kHeatHalfLife = 3600;        // seconds
-
-json ask_guest(const NodeClient& guest, const char* target) {
-  return guest.request("GET", target, nullptr, kGuestAnswers);
-}
 
 /// What a guest says of itself; null where it says nothing.
 struct Answer {
@@ -135,20 +129,6 @@ ManagedGuest& Node::add_guest(const std::string& name, GuestProcess process) {
   return guests_.insert_or_assign(name, std::move(guest)).first->second;
 }
 
-/// What must survive a restart of the node; the guest itself does anyway.
-void Node::keep(const ManagedGuest& guest) const {
-  const std::string path = fmt::format("{}/guests/{}.json", config_.directory, guest.name);
-  const json value{{"attributes", to_json(guest.attributes)},
-                   {"pid", guest.process.pid()},
-                   {"last_move", guest.last_move},
-                   {"heat", guest.heat},
-                   {"left", guest.left},
-                   {"hvc", guest.hvc}};
-  std::ofstream(path + ".new") << value.dump() << '\n';
-  std::error_code ignored;
-  std::filesystem::rename(path + ".new", path, ignored);
-}
-
 void Node::forget(const std::string& name) {
   guests_.erase(name);
   std::error_code ignored;
@@ -163,76 +143,6 @@ void Node::see_off(std::unique_lock<std::mutex>& lock, const std::string& name) 
     if (guest == nullptr || !guest->gone) return;
     if (!guest->process.alive()) return forget(name);
     changed_.wait_for(lock, milliseconds(10));
-  }
-}
-
-void Node::adopt() {
-  struct Found {
-    std::string name, path;
-    std::future<json> status;
-  };
-  std::vector<Found> found;
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(config_.runtime, ignored)) {
-    if (entry.path().extension() != ".sock") continue;
-    const std::string path = entry.path().string();
-    found.push_back({entry.path().stem().string(), path, std::async(std::launch::async, [path] {
-                       return ask_guest(NodeClient(path, nullptr), "/v1/status");
-                     })});
-  }
-  for (Found& one : found) {
-    std::ifstream file(fmt::format("{}/guests/{}.json", config_.directory, one.name));
-    const json kept = json::parse(file, nullptr, false);
-    try {
-      json status;
-      try {
-        status = one.status.get();
-      } catch (const ClientError& error) {
-        if (error.kind() == ClientError::Kind::kNobody) continue;  // left over
-        // Too busy to answer, but one of ours: the rounds go on asking.
-        if (!number_in(kept, "pid")) throw;
-        status = {{"name", one.name}, {"pid", kept["pid"]}, {"hvc", field(kept, "hvc")}};
-      }
-      if (text_in(status, "name") != one.name) continue;  // another user's idea of a socket
-      take_back(one.name, status, kept);
-    } catch (const std::exception& error) {
-      fmt::print(stderr, "godwit: node: {} is not adopted: {}\n", one.path, error.what());
-    }
-  }
-}
-
-/// Of an earlier node, which kept what is in `kept`.
-void Node::take_back(const std::string& name, const json& status, const json& kept) {
-  const auto pid = static_cast<pid_t>(number_in(status, "pid").value_or(0));
-  const Attributes attributes = attributes_of(field(kept, "attributes"));
-  ManagedGuest& guest = add_guest(name, GuestProcess::adopt(name, pid));
-  guest.attributes = attributes;
-  guest.hvc = number_in(status, "hvc").value_or(0) != 0;
-  guest.last_move = std::min(seconds(), number_in(kept, "last_move").value_or(-1e18));
-  guest.heat = std::clamp(number_in(kept, "heat").value_or(0), 0.0, 100.0);
-  guest.left = text_in(kept, "left").value_or("");
-  fmt::print(stderr, "godwit: node: adopted {} (pid {})\n", name, pid);
-}
-
-/// Places that were reserved when the node was killed: their processes would wait for ever.
-void Node::end_orphans() const {
-  std::error_code ignored;
-  for (const auto& entry :
-       std::filesystem::directory_iterator(config_.directory + "/guests", ignored)) {
-    const std::string name = entry.path().stem().string();
-    if (entry.path().extension() != ".json" || guests_.contains(name)) continue;
-    if (socket_is_live(fmt::format("{}/{}.sock", config_.runtime, name))) continue;  // it runs
-    std::ifstream file(entry.path());
-    const json kept = json::parse(file, nullptr, false);
-    const auto pid = static_cast<pid_t>(number_in(kept, "pid").value_or(0));
-    std::ifstream commands(fmt::format("/proc/{}/cmdline", pid));
-    const std::string words{std::istreambuf_iterator<char>(commands), {}};
-    const std::string ours = std::string("godwit\0receive\0", 15);
-    if (pid > 0 && words.rfind(ours, 0) == 0 &&
-        words.find(std::string("\0", 1) + name + std::string("\0", 1)) != std::string::npos) {
-      ::kill(pid, SIGTERM);
-    }
-    std::filesystem::remove(entry.path(), ignored);
   }
 }
 

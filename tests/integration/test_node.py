@@ -369,6 +369,28 @@ class NodeTest(NodeCase):
         self.eventually(lambda: not Path(f"/proc/{pid}").exists(), 5, "its process waits for ever")
         self.assertEqual(list((a.folder / "lib/guests").iterdir()), [])
 
+    def test_a_node_ends_no_guest_of_another(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
+        a.boot("g1", kernel="idle.elf", append="")
+        self.assertEqual(a.run("migrate", "g1", "--to", "b").returncode, 0)
+        self.eventually(lambda: b.guests().get("g1", {}).get("state") == "running", 10)
+        pid = b.guests()["g1"]["pid"]
+        second = self.folder / "second.json"
+        second.write_text(json.dumps({"name": "x", "directory": str(b.folder / "lib"), "runtime": str(self.folder / "other")}))
+        done = subprocess.run([GODWIT, "node", "--config", second], capture_output=True, text=True, timeout=20 * PATIENCE)
+        self.assertEqual((done.returncode, done.stderr),
+                         (1, f'godwit: node: another node runs with the "directory" {b.folder}/lib: give each its own\n'))
+        b.process.signal(signal.SIGTERM)
+        self.assertEqual(b.process.wait(10), 0)
+        other = Process([GODWIT, "node", "--config", second])  # b, with another runtime directory
+        self.addCleanup(other.end)
+        self.assertIsNotNone(other.err.wait("g1 runs, but is not adopted: its socket is .*/b/run/g1.sock", 20), other.err.text())
+        self.assertIsNotNone(other.err.wait("is ready", 20))
+        other.end()
+        b.start([a])
+        self.eventually(lambda: b.guests().get("g1", {}).get("state") == "running", 10)
+        self.assertEqual((b.guests()["g1"]["pid"], b.guests()["g1"]["left"]), (pid, "a"))
+
     def test_a_full_target_refuses(self):
         a, = self.cluster("a", a={"mode": "off", "memory": "64M", "cpus": 1.0})
         for guest, why in (({"name": "g1", "cpus": 1, "memory": 128, "demand": 0.1}, "no memory"),
