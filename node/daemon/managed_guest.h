@@ -83,7 +83,11 @@ struct ManagedGuest {
   nlohmann::json counters;   // of the sample before
   std::chrono::steady_clock::time_point counted;
 
-  /// Takes a `GET /v1/load`; whatever it says, the figures stay finite and within its vCPUs.
+  /// Takes what another node measured of it, or this one before it began anew; whatever it says, as
+  /// below.
+  void take_description(const nlohmann::json& description, const balancer::PolicyConfig& policy);
+  /// Takes a `GET /v1/load`; whatever it says, the figures stay finite and within its vCPUs. Of a
+  /// place its state only: the process that waits has no load yet, the guest has.
   void measure(const nlohmann::json& sample, std::chrono::steady_clock::time_point when,
                const balancer::PolicyConfig& policy);
 };

@@ -40,14 +40,7 @@ ManagedGuest Node::admit(const json& description, const PlaceTerms& terms) {
   wanted.id = next_id_;
   wanted.attributes = attributes_of(field(description, "attributes"));
   wanted.hvc = number_in(description, "hvc").value_or(0) != 0;
-  wanted.cpus =
-      static_cast<unsigned>(std::clamp(number_in(description, "cpus").value_or(1), 1.0, 1024.0));
-  wanted.memory = std::max(0.0, number_in(description, "memory").value_or(0));
-  wanted.memory_used =
-      std::clamp(number_in(description, "memory_used").value_or(0), 0.0, wanted.memory);
-  wanted.demand = std::clamp(number_in(description, "demand").value_or(0), 0.0,
-                             static_cast<double>(wanted.cpus));
-  wanted.load.add(wanted.demand, policy_);
+  wanted.take_description(description, policy_);
   wanted.heat = std::clamp(number_in(description, "recent_moves").value_or(0), 0.0, 100.0) + 1;
   balancer::HostView self = self_view();
   self.has = capability_bits(config_.capabilities);

@@ -121,9 +121,7 @@ json Node::promise(const std::string& name, const std::string& reservation) {
   ManagedGuest& guest = guests_.at(name);
   guest.promised = reservation;
   guest.promise_ends = Clock::now() + config_.reservation;
-  json description = guest_json(guest, seconds());
-  description["attributes"] = to_json(guest.attributes);
-  return description;
+  return description_of(guest);
 }
 
 /// A promise outlives its place by the time of a reservation: then nobody wants it any more.

@@ -369,6 +369,23 @@ class NodeTest(NodeCase):
         self.eventually(lambda: not Path(f"/proc/{pid}").exists(), 5, "its process waits for ever")
         self.assertEqual(list((a.folder / "lib/guests").iterdir()), [])
 
+    def test_a_guest_on_its_way_is_charged_with_its_whole_load(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off", "policy": {**POLICY, "incoming_limit": 2}})
+        a.boot("g1", append="mib=8 rate=0 tick=200")
+        self.eventually(lambda: a.guests()["g1"]["forecast"]["mean"] > 0.6, 20, lambda: str(a.guests()))
+        # It writes more than the link carries: it is on its way until somebody cancels that.
+        mover = Process([GODWIT, "migrate", "g1", "--to", "b", "--node", a.socket, "--max-bandwidth", "12Mbit"])
+        self.addCleanup(mover.end)
+        self.eventually(lambda: b.guests().get("g1", {}).get("state") == "arriving", 20)
+        for _ in range(20):  # rounds at b
+            self.assertGreater(b.get()["host"]["forecast"]["mean"], 0.6)
+            self.assertGreater(b.guests()["g1"]["demand"], 0.3)
+            time.sleep(0.1)
+        status, refused = self.post(b, "/v1/reservations", {"guest": {"name": "h1", "cpus": 1, "memory": 16, "demand": 0.9}, "from": "z"})
+        self.assertEqual((status, refused["error"]), (409, "b would be above its threshold with it"))
+        mover.signal(signal.SIGINT)
+        self.assertEqual(mover.wait(20), 4, mover.err.text())
+
     def test_a_node_ends_no_guest_of_another(self):
         a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
         a.boot("g1", kernel="idle.elf", append="")
