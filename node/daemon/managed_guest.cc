@@ -28,6 +28,10 @@ std::string group_in(const json& object, const char* key) {
   return *text;
 }
 
+double clamped(const json& object, const char* key, double least, double most) {
+  return std::clamp(number_in(object, key).value_or(least), least, most);
+}
+
 }  // namespace
 
 Attributes attributes_of(const json& object) {
@@ -65,23 +69,24 @@ std::uint32_t group_number(const std::string& name) {
   return static_cast<std::uint32_t>(std::hash<std::string>{}(name) | 1);
 }
 
-void ManagedGuest::take_description(const json& description, const balancer::PolicyConfig& policy) {
-  const auto number = [&](const json& object, const char* key, double least, double most) {
-    return std::clamp(number_in(object, key).value_or(least), least, most);
-  };
-  cpus = static_cast<unsigned>(number(description, "cpus", 1, kMostCpus));
+void ManagedGuest::take_size(const json& description) {
+  cpus = static_cast<unsigned>(clamped(description, "cpus", 1, kMostCpus));
   memory = std::max(0.0, number_in(description, "memory").value_or(0));
-  memory_used = number(description, "memory_used", 0, memory);
+}
+
+void ManagedGuest::take_description(const json& description, const balancer::PolicyConfig& policy) {
+  take_size(description);
+  memory_used = clamped(description, "memory_used", 0, memory);
   const double most = cpus;
-  demand = number(description, "demand", 0, most);
+  demand = clamped(description, "demand", 0, most);
   const json& forecast = field(description, "forecast");
   if (!number_in(forecast, "mean")) {
     load = {};
     load.add(demand, policy);
     return;
   }
-  load = {{number(forecast, "mean", 0, most), number(forecast, "variance", 0, most * most)},
-          static_cast<std::uint32_t>(number(description, "samples", 1, policy.slow_samples))};
+  load = {{clamped(forecast, "mean", 0, most), clamped(forecast, "variance", 0, most * most)},
+          static_cast<std::uint32_t>(clamped(description, "samples", 1, policy.slow_samples))};
 }
 
 void ManagedGuest::measure(const json& sample, std::chrono::steady_clock::time_point when,

@@ -83,6 +83,8 @@ struct ManagedGuest {
   nlohmann::json counters;   // of the sample before
   std::chrono::steady_clock::time_point counted;
 
+  /// Takes its "cpus" and "memory" (MB), which never change.
+  void take_size(const nlohmann::json& description);
   /// Takes what another node measured of it, or this one before it began anew; whatever it says, as
   /// below.
   void take_description(const nlohmann::json& description, const balancer::PolicyConfig& policy);

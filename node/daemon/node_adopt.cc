@@ -21,6 +21,8 @@ void Node::keep(const ManagedGuest& guest) const {
   const json value{{"attributes", to_json(guest.attributes)},
                    {"pid", guest.process.pid()},
                    {"api", guest.api},
+                   {"cpus", guest.cpus},
+                   {"memory", guest.memory},
                    {"reserved", guest.reserved},
                    {"last_move", guest.last_move},
                    {"heat", guest.heat},
@@ -72,6 +74,7 @@ void Node::take_back(const std::string& name, const json& status, const json& ke
   const Attributes attributes = attributes_of(field(kept, "attributes"));
   ManagedGuest& guest = add_guest(name, GuestProcess::adopt(name, pid));
   guest.attributes = attributes;
+  guest.take_size(kept);
   guest.hvc = number_in(status, "hvc").value_or(0) != 0;
   guest.last_move = std::min(seconds(), number_in(kept, "last_move").value_or(-1e18));
   guest.heat = std::clamp(number_in(kept, "heat").value_or(0), 0.0, 100.0);

@@ -177,7 +177,7 @@ json Node::start(const json& request) {
     }
     ManagedGuest& guest = add_guest(name, GuestProcess::start(name, words, log_of(name)));
     guest.attributes = attributes;
-    guest.memory = memory;
+    guest.take_size({{"cpus", field(request, "cpus")}, {"memory", memory}});
     guest.hvc = hvc;
     keep(guest);
     api = guest.api;
@@ -225,7 +225,9 @@ void Node::look_after_guests(double now) {
     ManagedGuest* guest = find(one.name);
     if (guest == nullptr || guest->id != one.id) continue;  // the answer is of the one before
     guest->heat *= decay;
+    const double memory = guest->memory;
     if (answer.load.is_object()) guest->measure(answer.load, answer.when, policy_);
+    if (guest->memory != memory) keep(*guest);  // one that we did not start
     guest->migration = field(answer.migration, "active");
     if (guest->reserved) settle_reservation(*guest, now);
     if (!guest->promised.empty()) look_after_promise(*guest);

@@ -302,6 +302,7 @@ class NodeTest(NodeCase):
         a.process.signal(signal.SIGKILL)
         a.process.wait(5)
         a.start([])
+        self.assertEqual((a.guests()["g1"]["state"], a.get()["host"]["memory_used"]), ("starting", 96.0))
         self.eventually(lambda: a.guests()["g3"]["state"] == "running", 10)
         os.kill(pid, signal.SIGCONT)
         self.eventually(lambda: a.guests()["g1"]["state"] == "running", 10, lambda: str(a.guests()))
