@@ -167,7 +167,12 @@ class Node {
   Leaving begin_move(const std::string& guest, const std::string& peer);
   nlohmann::json send(const std::string& api, const nlohmann::json& settings,
                       std::string& why) const;
-  void end_move(const std::string& guest, bool completed);
+  enum class End {
+    kMoved,
+    kFailed,    // it began, or the peer said no
+    kNotBegun,  // the peer cannot be asked
+  };
+  void end_move(const std::string& guest, End end);
   void conclude_record(std::uint64_t record, const nlohmann::json& outcome, double load_before);
   void judge(double now);
   void run_drain();

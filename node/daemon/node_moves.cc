@@ -210,15 +210,16 @@ json Node::send(const std::string& api, const json& settings, std::string& why) 
 }
 
 /// Under the lock.
-void Node::end_move(const std::string& name, bool completed) {
-  ++counters_[completed ? "moves_completed" : "moves_failed"];
+void Node::end_move(const std::string& name, End end) {
+  ++counters_[end == End::kMoved ? "moves_completed" : "moves_failed"];
   ManagedGuest* guest = find(name);
   if (guest == nullptr) return;
-  if (completed) {
+  if (end == End::kMoved) {
     guest->gone = true;
     return;
   }
   guest->moving = false;
+  if (end == End::kNotBegun) return;
   guest->last_move = seconds();  // not the same again at once
   keep(*guest);
 }
@@ -240,33 +241,38 @@ void Node::conclude_record(std::uint64_t record, const json& outcome, double loa
 /// Reserves at the peer, moves, and sees to it that the reservation does not outlive the attempt.
 json Node::move_guest(const std::string& name, const std::string& peer, std::uint64_t record,
                       json settings) {
+  peers_.require(peer);
   const Leaving leaving = begin_move(name, peer);
   json report;
   std::string why;
+  End end = End::kNotBegun;
   try {
     const json place = peers_.request(
         peer, "POST", "/v1/reservations",
         {{"guest", leaving.description}, {"from", config_.name}, {"forced", record == 0}},
         kReserveTimeout);
+    end = End::kFailed;
     settings["to"] = text_in(place, "address").value_or("");
     report = send(leaving.api, settings, why);
-    if (text_in(report, "status") != "completed") {
+    if (text_in(report, "status") == "completed") {
+      end = End::kMoved;
+    } else {
       const std::string target = "/v1/reservations/" + text_in(place, "id").value_or("");
       peers_.request(peer, "DELETE", target, nullptr, kReleaseTimeout);
     }
-  } catch (const std::exception& error) {
+  } catch (const ClientError& error) {
+    if (error.kind() == ClientError::Kind::kRefused) end = End::kFailed;
     if (why.empty()) why = error.what();
   }
-  const bool completed = text_in(report, "status") == "completed";
   const std::lock_guard lock(mutex_);
-  end_move(name, completed);
+  end_move(name, end);
   if (record != 0) {
     json outcome{{"status", text_in(report, "status").value_or("failed")}, {"reason", why}};
     for (const char* key : {"total_ms", "downtime_ms", "transport"})
       outcome[key] = field(report, key);
     conclude_record(record, outcome, leaving.load_before);
   }
-  if (!completed && report.is_null()) throw Conflict(why);
+  if (report.is_null()) throw Conflict(why);
   report["peer"] = peer;
   return report;
 }

@@ -159,7 +159,7 @@ json Node::give_back(const std::string& reservation, const std::string& address)
   std::string why;
   json report = send(leaving.api, {{"to", address}}, why);
   const std::lock_guard lock(mutex_);
-  end_move(name, completed(report));
+  end_move(name, completed(report) ? End::kMoved : End::kFailed);
   extend_place(Clock::now() + config_.reservation);
   if (report.is_null()) throw Conflict(why);
   return report;
@@ -171,6 +171,7 @@ struct Node::Swap {
   Leaving leaving;
   std::string there, there_address;  // the guest's reservation at the peer
   std::string here, here_address;    // the partner's, here
+  bool begun = true;                 // the peer could be asked
   bool partner_first = false;
   json out, back;  // the moves' reports
   std::string out_why, back_why;
@@ -187,6 +188,9 @@ void Node::swap_guests(const std::string& guest, const std::string& peer,
     if (swap.partner_first) fetch_back(swap);
     if (!swap.partner_first || swap.back_done) send_out(swap);
     if (!swap.partner_first && swap.out_done) fetch_back(swap);
+  } catch (const ClientError& error) {
+    swap.out_why = error.what();
+    swap.begun = error.kind() == ClientError::Kind::kRefused || !swap.there.empty();
   } catch (const std::exception& error) {
     swap.out_why = error.what();
   }
@@ -299,7 +303,7 @@ void Node::conclude_swap(const Swap& swap, std::uint64_t record) {
                swap.peer, reason);
   }
   const std::lock_guard lock(mutex_);
-  end_move(swap.guest, swap.out_done);
+  end_move(swap.guest, swap.out_done ? End::kMoved : swap.begun ? End::kFailed : End::kNotBegun);
   conclude_record(record, outcome, swap.leaving.load_before);
 }
 

@@ -120,12 +120,16 @@ std::vector<PeerState> Peers::states() const {
   return states;
 }
 
-json Peers::request(const std::string& name, const std::string& method, const std::string& target,
-                    const json& body, std::chrono::milliseconds timeout) const {
+const Peers::Peer& Peers::peer(const std::string& name) const {
   for (const auto& peer : peers_) {
-    if (peer->config.name == name) return peer->client->request(method, target, body, timeout);
+    if (peer->config.name == name) return *peer;
   }
   throw std::out_of_range(fmt::format("{} is no peer of this node", name));
+}
+
+json Peers::request(const std::string& name, const std::string& method, const std::string& target,
+                    const json& body, std::chrono::milliseconds timeout) const {
+  return peer(name).client->request(method, target, body, timeout);
 }
 
 }  // namespace godwit::node

@@ -42,7 +42,9 @@ class Peers {
   std::vector<PeerState> states() const;
   /// Every peer that is well has asked this node, as often as this one asks, by then.
   std::chrono::milliseconds heard_within() const { return 3 * interval_; }
-  /// A request to one; blocks. Throws ClientError; std::out_of_range for no peer of ours.
+  /// Throws std::out_of_range, in words, for what is no peer of ours.
+  void require(const std::string& name) const { peer(name); }
+  /// A request to one; blocks. Throws ClientError, and as require().
   nlohmann::json request(const std::string& name, const std::string& method,
                          const std::string& target, const nlohmann::json& body,
                          std::chrono::milliseconds timeout) const;
@@ -58,6 +60,7 @@ class Peers {
     std::chrono::steady_clock::time_point due;
     bool asking = false;
   };
+  const Peer& peer(const std::string& name) const;
   void ask_around();
   void ask(Peer& peer);
   void take(Peer& peer, nlohmann::json view) const;

@@ -524,6 +524,19 @@ class NodeTest(NodeCase):
         done = a.run("migrate", "g2", "--to", "b")
         self.assertEqual((done.returncode, done.stderr), (1, "godwit: migrate: no guest called g2 is here\n"))
 
+    def test_a_peer_that_is_none_or_is_down_costs_a_guest_no_rest(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
+        a.boot("g1", kernel="idle.elf", append="")
+        done = a.run("migrate", "g1", "--to", "bb")
+        self.assertEqual((done.returncode, done.stderr), (1, "godwit: migrate: bb is no peer of this node\n"))
+        self.assertEqual(a.get()["counters"]["moves_failed"], 0)
+        b.process.signal(signal.SIGKILL)
+        b.process.wait(5)
+        done = a.run("migrate", "g1", "--to", "b")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("nothing listens there", done.stderr)
+        self.assertIsNone(a.guests()["g1"]["last_move_age_s"])
+
     def test_a_guest_comes_back_before_a_round_has_seen_it_leave(self):
         a, b = self.cluster("ab", a={"mode": "off", "interval": "3s"}, b={"mode": "off"})
         self.eventually(lambda: a.get()["peers"][0]["state"] == "alive", 10)
