@@ -170,4 +170,23 @@ std::vector<Decision> decide(const ClusterView& view, const PolicyConfig& policy
   return std::move(draft.decisions);
 }
 
+Decision describe(const ClusterView& view, const PolicyConfig& policy, GuestId guest, HostId target,
+                  Cause cause) {
+  const Draft draft(view, policy);
+  const auto moved = std::find_if(draft.guests.begin(), draft.guests.end(),
+                                  [&](const GuestView& one) { return one.id == guest; });
+  const auto peer = std::find_if(draft.peers.begin(), draft.peers.end(),
+                                 [&](const HostView& one) { return one.id == target; });
+  if (measured(view) && moved != draft.guests.end() && peer != draft.peers.end()) {
+    return draft.describe(*moved, *peer, cause, 0, cost_between(*moved, draft.self, *peer));
+  }
+  Decision decision;
+  decision.action = Action::kMove;
+  decision.cause = cause;
+  decision.guest = guest;
+  decision.source = view.self.id;
+  decision.target = target;
+  return decision;
+}
+
 }  // namespace godwit::balancer

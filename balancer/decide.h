@@ -20,4 +20,9 @@ bool wants_peers(const ClusterView& view, const PolicyConfig& policy);
 // the cluster.
 std::vector<Decision> decide(const ClusterView& view, const PolicyConfig& policy);
 
+// A move that somebody else decided, with the figures that `decide` would give: none, but who and
+// where, when the guest or the target has none that can be reckoned with.
+Decision describe(const ClusterView& view, const PolicyConfig& policy, GuestId guest, HostId target,
+                  Cause cause);
+
 }  // namespace godwit::balancer

@@ -32,6 +32,8 @@ const char* name(Cause cause) {
       return "consolidation";
     case Cause::kDrain:
       return "drain";
+    case Cause::kHand:
+      return "by hand";
   }
   return "?";
 }

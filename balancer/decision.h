@@ -17,7 +17,7 @@ enum class Action {
   kWake,  // power `target` up; the moves that need it follow in the same plan
 };
 
-enum class Cause { kNone, kOverload, kImbalance, kConsolidation, kDrain };
+enum class Cause { kNone, kOverload, kImbalance, kConsolidation, kDrain, kHand };
 
 enum class Obstacle {
   kNone,

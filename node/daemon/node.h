@@ -126,7 +126,8 @@ class Node {
   };
   balancer::HostView self_view() const;
   balancer::GuestView guest_view(const ManagedGuest& guest, double now, const Names& names) const;
-  balancer::ClusterView cluster_view(double now, Names& names);
+  /// `only`: the one peer that is looked at.
+  balancer::ClusterView cluster_view(double now, Names& names, const std::string& only = {});
   nlohmann::json host_json();
   nlohmann::json guest_json(const ManagedGuest& guest, double now) const;
   nlohmann::json description_of(const ManagedGuest& guest) const;
@@ -152,10 +153,19 @@ class Node {
   // node_moves.cc
   void balance(double now);
   std::vector<balancer::Decision> consider(balancer::ClusterView& view);
+  nlohmann::json entry_of(const balancer::Decision& decision, const balancer::ClusterView& view,
+                          const Names& names) const;
   std::uint64_t record(const balancer::Decision& decision, const balancer::ClusterView& view,
                        const Names& names);
   void carry_out(const balancer::Decision& decision, std::uint64_t record, const Names& names);
-  nlohmann::json move_guest(const std::string& guest, const std::string& peer, std::uint64_t record,
+  /// Why a guest moves, and the record of that: a decision's was made with it, of a person's wish
+  /// or a step of a drain it is made once the peer has kept a place, or refused.
+  struct Errand {
+    balancer::Cause cause;
+    std::uint64_t record;  // 0: none yet
+    nlohmann::json entry;  // for it
+  };
+  nlohmann::json move_guest(const std::string& guest, const std::string& peer, Errand errand,
                             nlohmann::json settings);
   void launch(const std::string& guest, const std::string& peer, std::function<void()> move);
   /// What a move of a guest begins with; its socket, its description for the peer.

@@ -81,47 +81,58 @@ std::vector<Decision> Node::consider(ClusterView& view) {
   return {instead_of(*move, balancer::Obstacle::kNotPersistent)};
 }
 
-std::uint64_t Node::record(const Decision& decision, const ClusterView& view, const Names& names) {
+/// What is kept of a decision.
+json Node::entry_of(const Decision& decision, const ClusterView& view, const Names& names) const {
   const auto guest = [&](std::uint64_t id) {
     const auto found = names.guests.find(id);
     return found == names.guests.end() ? std::string() : found->second;
   };
+  const auto host = [&](std::uint64_t id) { return host_name(names.hosts, id); };
   json entry{{"action", balancer::name(decision.action)},
              {"cause", balancer::name(decision.cause)},
-             {"obstacle", balancer::name(decision.obstacle)}};
+             {"obstacle", balancer::name(decision.obstacle)},
+             {"guest", guest(decision.guest)},
+             {"from", config_.name},
+             {"to", host(decision.target)},
+             {"benefit", decision.benefit},
+             {"cost", decision.cost},
+             {"predicted",
+              {{"seconds", decision.seconds},
+               {"downtime_s", decision.downtime},
+               {"source_before", decision.source_before},
+               {"source_after", decision.source_after},
+               {"target_before", decision.target_before},
+               {"target_after", decision.target_after}}},
+             {"mode", mode_name(mode_)},
+             {"text", balancer::explain(decision, guest, host)},
+             {"inputs",
+              {{"self", host_figures(view.self, config_.name)},
+               {"hot", view.hot},
+               {"peers", json::array()}}}};
+  if (decision.action == Action::kSwap) entry["partner"] = guest(decision.partner);
+  for (const balancer::HostView& peer : view.peers) {
+    entry["inputs"]["peers"].push_back(host_figures(peer, host(peer.id)));
+  }
+  return entry;
+}
+
+/// Of the balancer's own decisions; 0 for one that is no news.
+std::uint64_t Node::record(const Decision& decision, const ClusterView& view, const Names& names) {
+  const json what{{"action", balancer::name(decision.action)},
+                  {"cause", balancer::name(decision.cause)},
+                  {"obstacle", balancer::name(decision.obstacle)}};
   const bool acts = decision.action == Action::kMove || decision.action == Action::kSwap ||
                     decision.action == Action::kWake;
   const double now = view.now;
   if (!acts) ++counters_["refusals"];
   if (!acts || (mode_ == Mode::kAdvise && decision.cause != Cause::kDrain)) {
-    if (entry == last_unchanged_ && now - last_recorded_ < kRecordAgain) return 0;
-    last_unchanged_ = entry;
+    if (what == last_unchanged_ && now - last_recorded_ < kRecordAgain) return 0;
+    last_unchanged_ = what;
     last_recorded_ = now;
   } else {
     last_unchanged_ = nullptr;
   }
-  entry["guest"] = guest(decision.guest);
-  if (decision.action == Action::kSwap) entry["partner"] = guest(decision.partner);
-  entry["from"] = config_.name;
-  entry["to"] = host_name(names.hosts, decision.target);
-  entry["benefit"] = decision.benefit;
-  entry["cost"] = decision.cost;
-  entry["predicted"] = {{"seconds", decision.seconds},
-                        {"downtime_s", decision.downtime},
-                        {"source_before", decision.source_before},
-                        {"source_after", decision.source_after},
-                        {"target_before", decision.target_before},
-                        {"target_after", decision.target_after}};
-  entry["mode"] = mode_name(mode_);
-  entry["text"] = balancer::explain(
-      decision, [&](std::uint64_t id) { return guest(id); },
-      [&](std::uint64_t id) { return host_name(names.hosts, id); });
-  entry["inputs"] = {
-      {"self", host_figures(view.self, config_.name)}, {"hot", view.hot}, {"peers", json::array()}};
-  for (const balancer::HostView& peer : view.peers) {
-    entry["inputs"]["peers"].push_back(host_figures(peer, host_name(names.hosts, peer.id)));
-  }
-  return records_.add(std::move(entry));
+  return records_.add(entry_of(decision, view, names));
 }
 
 void Node::balance(double now) {
@@ -164,7 +175,9 @@ void Node::carry_out(const Decision& decision, std::uint64_t id, const Names& na
     return;
   }
   launch(guest->second, peer,
-         [this, name = guest->second, peer, id] { move_guest(name, peer, id, json::object()); });
+         [this, name = guest->second, peer, errand = Errand{decision.cause, id, {}}] {
+           move_guest(name, peer, errand, json::object());
+         });
 }
 
 void Node::launch(const std::string& guest, const std::string& peer, std::function<void()> work) {
@@ -239,7 +252,7 @@ void Node::conclude_record(std::uint64_t record, const json& outcome, double loa
 }
 
 /// Reserves at the peer, moves, and sees to it that the reservation does not outlive the attempt.
-json Node::move_guest(const std::string& name, const std::string& peer, std::uint64_t record,
+json Node::move_guest(const std::string& name, const std::string& peer, Errand errand,
                       json settings) {
   peers_.require(peer);
   const Leaving leaving = begin_move(name, peer);
@@ -247,11 +260,13 @@ json Node::move_guest(const std::string& name, const std::string& peer, std::uin
   std::string why;
   End end = End::kNotBegun;
   try {
-    const json place = peers_.request(
-        peer, "POST", "/v1/reservations",
-        {{"guest", leaving.description}, {"from", config_.name}, {"forced", record == 0}},
-        kReserveTimeout);
+    const json place = peers_.request(peer, "POST", "/v1/reservations",
+                                      {{"guest", leaving.description},
+                                       {"from", config_.name},
+                                       {"forced", errand.cause == Cause::kHand}},
+                                      kReserveTimeout);
     end = End::kFailed;
+    if (errand.record == 0) errand.record = records_.add(errand.entry);
     settings["to"] = text_in(place, "address").value_or("");
     report = send(leaving.api, settings, why);
     if (text_in(report, "status") == "completed") {
@@ -264,13 +279,14 @@ json Node::move_guest(const std::string& name, const std::string& peer, std::uin
     if (error.kind() == ClientError::Kind::kRefused) end = End::kFailed;
     if (why.empty()) why = error.what();
   }
+  if (errand.record == 0 && end != End::kNotBegun) errand.record = records_.add(errand.entry);
   const std::lock_guard lock(mutex_);
   end_move(name, end);
-  if (record != 0) {
+  if (errand.record != 0) {
     json outcome{{"status", text_in(report, "status").value_or("failed")}, {"reason", why}};
     for (const char* key : {"total_ms", "downtime_ms", "transport"})
       outcome[key] = field(report, key);
-    conclude_record(record, outcome, leaving.load_before);
+    conclude_record(errand.record, outcome, leaving.load_before);
   }
   if (report.is_null()) throw Conflict(why);
   report["peer"] = peer;
@@ -278,7 +294,19 @@ json Node::move_guest(const std::string& name, const std::string& peer, std::uin
 }
 
 json Node::migrate(const std::string& guest, const std::string& peer, const json& settings) {
-  return move_guest(guest, peer, 0, settings);
+  Errand errand{Cause::kHand, 0, {}};
+  {
+    const std::lock_guard lock(mutex_);
+    Names names;
+    const ClusterView view = cluster_view(seconds(), names, peer);
+    const auto target = std::find(names.hosts.begin(), names.hosts.end(), peer);
+    const ManagedGuest* found = find(guest);
+    const Decision decision =
+        balancer::describe(view, policy_, found == nullptr ? 0 : found->id,
+                           static_cast<std::uint64_t>(target - names.hosts.begin()), Cause::kHand);
+    errand.entry = entry_of(decision, view, names);
+  }
+  return move_guest(guest, peer, std::move(errand), settings);
 }
 
 /// Did the load fall as was promised?
@@ -311,8 +339,8 @@ json Node::drain() {
   const ClusterView view = cluster_view(seconds(), names);
   json plan = json::array();
   for (const Decision& decision : balancer::decide(view, policy_)) {
-    const std::uint64_t id = record(decision, view, names);
     if (decision.action == Action::kRefuse) {
+      record(decision, view, names);
       state_ = before;
       throw Conflict(
           fmt::format("{} cannot be drained: {}", config_.name,
@@ -326,8 +354,7 @@ json Node::drain() {
     }
     if (decision.action == Action::kMove) {
       plan.push_back({{"guest", names.guests[decision.guest]},
-                      {"to", host_name(names.hosts, decision.target)},
-                      {"record", id}});
+                      {"to", host_name(names.hosts, decision.target)}});
     }
   }
   drain_trouble_.clear();
@@ -345,7 +372,7 @@ void Node::run_drain() {
     std::string guest;
     std::string target;
     bool wake = false;
-    std::uint64_t id = 0;
+    Errand errand{Cause::kDrain, 0, {}};
     {
       std::unique_lock lock(mutex_);
       if (ending_ || state_ != State::kDraining) return;
@@ -364,7 +391,7 @@ void Node::run_drain() {
         if (decision.action != Action::kMove && !wake) continue;
         guest = names.guests[decision.guest];
         target = host_name(names.hosts, decision.target);
-        id = record(decision, view, names);
+        errand.entry = entry_of(decision, view, names);
         break;
       }
       if (guest.empty() && !wake) {
@@ -378,11 +405,11 @@ void Node::run_drain() {
       }
     }
     if (wake) {
-      wake_peer(target, id);
+      wake_peer(target, records_.add(errand.entry));
       continue;
     }
     try {
-      const json report = move_guest(guest, target, id, json::object());
+      const json report = move_guest(guest, target, std::move(errand), json::object());
       if (text_in(report, "status") == "completed") {
         failures = 0;
         const std::lock_guard lock(mutex_);

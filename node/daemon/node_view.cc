@@ -157,7 +157,7 @@ HostView peer_view(const PeerState& peer, std::uint64_t id, double now,
 }  // namespace
 
 /// What decide() gets; its CPU is in MIPS, everywhere else it is in cores.
-ClusterView Node::cluster_view(double now, Names& names) {
+ClusterView Node::cluster_view(double now, Names& names, const std::string& only) {
   ClusterView view;
   view.now = now;
   names.hosts = {config_.name};
@@ -173,6 +173,7 @@ ClusterView Node::cluster_view(double now, Names& names) {
   }
   std::vector<std::size_t> chosen;
   for (std::size_t i = 0; i < peers.size(); ++i) {
+    if (!only.empty() && peers[i].name != only) continue;
     const bool sleeps = text_in(peers[i].view, "state") == "asleep";
     if (sleeps ? may_wake(peers[i], now) : peers[i].alive) chosen.push_back(i);
   }

@@ -521,6 +521,11 @@ class NodeTest(NodeCase):
         self.eventually(lambda: b.guests().get("g1", {}).get("state") == "running", 5)
         self.assertEqual((b.guests()["g1"]["left"], b.guests()["g1"]["sensitivity"]), ("a", 3.0))
         self.eventually(lambda: a.guests() == {}, 5)
+        record, = a.get("/v1/decisions")
+        self.assertEqual((record["cause"], record["guest"], record["to"], record["outcome"]["status"]), ("by hand", "g1", "b", "completed"))
+        self.assertGreater(record["predicted"]["seconds"], 0)
+        self.assertEqual(b.run("drain").returncode, 0)
+        self.assertEqual([(d["cause"], d["outcome"]["status"]) for d in b.get("/v1/decisions")], [("drain", "completed")])
         done = a.run("migrate", "g2", "--to", "b")
         self.assertEqual((done.returncode, done.stderr), (1, "godwit: migrate: no guest called g2 is here\n"))
 
