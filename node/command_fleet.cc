@@ -63,6 +63,11 @@ std::string outcome_text(const json& record) {
     text += fmt::format("; the load here went from {:.0f} % to {:.0f} %{}", *before * 100,
                         *later * 100, *later < *before ? "" : ": it did not help");
   }
+  if (const json& undone = field(outcome, "undone"); undone.is_object()) {
+    text += fmt::format("; undone after {:.0f} s: it went on to {}",
+                        number_in(undone, "after_s").value_or(0),
+                        printable(text_in(undone, "to").value_or("?")));
+  }
   return text;
 }
 

@@ -53,12 +53,19 @@ struct ManagedGuest {
   // Reserved: its place is kept, its process waits for it or is taking it.
   bool reserved = false;
   std::string reservation;
-  std::string from;                                // the node it is to come from
   std::chrono::steady_clock::time_point deadline;  // for its move to begin
 
   /// Of ours, promised in exchange for the guest of this reservation: nothing else may move it.
   std::string promised;
   std::chrono::steady_clock::time_point promise_ends;
+
+  /// How it came, if it came from another node.
+  struct Coming {
+    std::string from;
+    std::uint64_t record = 0;  // there, of the decision that moved it; 0: it was no decision's
+    double when = -1e18;       // seconds of the node's clock
+  };
+  Coming coming;
 
   // History, seconds of the node's clock; travels with it as ages.
   double last_move = -1e18;

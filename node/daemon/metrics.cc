@@ -195,11 +195,13 @@ void host_metrics(Text& text, const json& host) {
 
 void counter_metrics(Text& text, const json& counters) {
   text.metric("godwit_migrations_total", "counter", "Moves that this node began, by result.");
-  for (const auto& [result, name] : {std::pair{"completed", "moves_completed"},
-                                     {"failed", "moves_failed"},
-                                     {"undone", "moves_undone"}}) {
+  for (const auto& [result, name] :
+       {std::pair{"completed", "moves_completed"}, {"failed", "moves_failed"}}) {
     text.sample({{"result", result}}, number_in(counters, name));
   }
+  text.metric("godwit_migrations_undone_total", "counter",
+              "Guests that the balancer moved on within 15 minutes of its move here.");
+  text.sample({}, number_in(counters, "moves_undone"));
   text.metric("godwit_decisions_total", "counter", "Decisions of the balancer, also to stay.");
   text.sample({}, number_in(counters, "decisions"));
   text.metric("godwit_refusals_total", "counter",

@@ -72,6 +72,9 @@ class Node {
   /// Moves the guest that was promised for a reservation to an address of the peer. Blocks until
   /// the move has ended; the guest's report. Throws Conflict when nothing is promised (any more).
   nlohmann::json give_back(const std::string& reservation, const std::string& address);
+  /// A peer had to move on what a decision of this node had moved there: {guest, record, to,
+  /// after_s}. Throws std::out_of_range.
+  nlohmann::json undone(const nlohmann::json& request);
 
  private:
   static constexpr std::chrono::milliseconds kReserveTimeout{25'000};
@@ -110,9 +113,10 @@ class Node {
 
   // node_places.cc
   struct PlaceTerms {
-    std::string from;     // the node that asks
-    bool forced = false;  // the threshold of the load is not asked
-    std::string leaving;  // of our guests, goes in exchange: its room counts as free
+    std::string from;          // the node that asks
+    bool forced = false;       // the threshold of the load is not asked
+    std::string leaving;       // of our guests, goes in exchange: its room counts as free
+    std::uint64_t record = 0;  // of the decision, there
   };
   ManagedGuest admit(const nlohmann::json& description, const PlaceTerms& terms);
   ManagedGuest& keep_place(ManagedGuest wanted, const PlaceTerms& terms);
@@ -148,7 +152,7 @@ class Node {
   void send_out(Swap& swap);
   void fetch_back(Swap& swap);
   bool has_come(const std::string& name, const std::string& reservation);
-  void conclude_swap(const Swap& swap, std::uint64_t record);
+  void conclude_swap(const Swap& swap);
 
   // node_moves.cc
   void balance(double now);
@@ -173,8 +177,9 @@ class Node {
     std::string api;
     nlohmann::json description;
     double load_before = 0;
+    ManagedGuest::Coming coming;
   };
-  Leaving begin_move(const std::string& guest, const std::string& peer);
+  Leaving begin_move(const std::string& guest);
   nlohmann::json send(const std::string& api, const nlohmann::json& settings,
                       std::string& why) const;
   enum class End {
@@ -183,9 +188,13 @@ class Node {
     kNotBegun,  // the peer cannot be asked
   };
   void end_move(const std::string& guest, End end);
+  void run_drain();
+
+  // node_outcome.cc
   void conclude_record(std::uint64_t record, const nlohmann::json& outcome, double load_before);
   void judge(double now);
-  void run_drain();
+  void note_undone(const std::string& guest, const ManagedGuest::Coming& coming,
+                   const std::string& to);
 
   // node_sleep.cc
   struct Sleep {

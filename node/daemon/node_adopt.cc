@@ -18,16 +18,19 @@ using nlohmann::json;
 /// What must survive a restart of the node; the guest itself does anyway.
 void Node::keep(const ManagedGuest& guest) const {
   const std::string path = fmt::format("{}/guests/{}.json", config_.directory, guest.name);
-  const json value{{"attributes", to_json(guest.attributes)},
-                   {"pid", guest.process.pid()},
-                   {"api", guest.api},
-                   {"cpus", guest.cpus},
-                   {"memory", guest.memory},
-                   {"reserved", guest.reserved},
-                   {"last_move", guest.last_move},
-                   {"heat", guest.heat},
-                   {"left", guest.left},
-                   {"hvc", guest.hvc}};
+  const json value{
+      {"attributes", to_json(guest.attributes)},
+      {"pid", guest.process.pid()},
+      {"api", guest.api},
+      {"cpus", guest.cpus},
+      {"memory", guest.memory},
+      {"reserved", guest.reserved},
+      {"last_move", guest.last_move},
+      {"heat", guest.heat},
+      {"left", guest.left},
+      {"coming",
+       {{"from", guest.coming.from}, {"record", guest.coming.record}, {"when", guest.coming.when}}},
+      {"hvc", guest.hvc}};
   std::ofstream(path + ".new") << value.dump() << '\n';
   std::error_code ignored;
   std::filesystem::rename(path + ".new", path, ignored);
@@ -79,6 +82,9 @@ void Node::take_back(const std::string& name, const json& status, const json& ke
   guest.last_move = std::min(seconds(), number_in(kept, "last_move").value_or(-1e18));
   guest.heat = std::clamp(number_in(kept, "heat").value_or(0), 0.0, 100.0);
   guest.left = text_in(kept, "left").value_or("");
+  const json& coming = field(kept, "coming");
+  guest.coming = {text_in(coming, "from").value_or(""), record_in(coming),
+                  std::min(seconds(), number_in(coming, "when").value_or(-1e18))};
   fmt::print(stderr, "godwit: node: adopted {} (pid {})\n", name, pid);
 }
 

@@ -89,6 +89,7 @@ constexpr Endpoint kEndpoints[] = {
      [](Node& node, const json& body) {
        return ok(node.give_back(required(body, "reservation"), required(body, "to")));
      }},
+    {"POST", "/v1/undone", [](Node& node, const json& body) { return ok(node.undone(body)); }},
     {"PUT", "/v1/drain", [](Node& node, const json&) { return ok(node.drain()); }},
     {"PUT", "/v1/undrain",
      [](Node& node, const json&) {

@@ -24,8 +24,6 @@ namespace {
 constexpr double kLeastRelief =
     0.02;  // of a host's load: what evens out less is noise, however cheap
 constexpr double kRecordAgain = 600;  // seconds: an unchanged reason to stay, or advice
-constexpr double kSettled = 30;       // seconds after a move until its effect is judged
-constexpr double kUndone = 900;       // a guest moved on within that undoes the move before
 constexpr int kDrainTries = 3;
 constexpr milliseconds kGuestsKnown{5000};
 
@@ -194,7 +192,7 @@ void Node::launch(const std::string& guest, const std::string& peer, std::functi
   });
 }
 
-Node::Leaving Node::begin_move(const std::string& name, const std::string& peer) {
+Node::Leaving Node::begin_move(const std::string& name) {
   const std::lock_guard lock(mutex_);
   ManagedGuest* guest = find(name);
   if (guest == nullptr || guest->reserved)
@@ -203,10 +201,10 @@ Node::Leaving Node::begin_move(const std::string& name, const std::string& peer)
   if (!guest->promised.empty())
     throw Conflict(fmt::format("{} is promised to another node just now", name));
   guest->moving = true;
-  Leaving leaving{guest->api, description_of(*guest), 0};
+  Leaving leaving{guest->api, description_of(*guest), 0, {}};
   const balancer::HostView self = self_view();
   leaving.load_before = self.forecast.mean / self.capacity;
-  if (guest->last_move > seconds() - kUndone && guest->left == peer) ++counters_["moves_undone"];
+  leaving.coming = guest->coming;
   return leaving;
 }
 
@@ -237,25 +235,12 @@ void Node::end_move(const std::string& name, End end) {
   keep(*guest);
 }
 
-/// Under the lock.
-void Node::conclude_record(std::uint64_t record, const json& outcome, double load_before) {
-  const double now = seconds();
-  records_.conclude(record, outcome);
-  const std::string status = text_in(outcome, "status").value_or("");
-  if (status == "completed" || status == "half") {
-    verdicts_.push_back({record, now + kSettled, load_before});
-  }
-  // The peer's view of itself, and ours of it, are stale now.
-  std::uniform_real_distribution<double> jitter(1, 3);
-  const double interval = std::chrono::duration<double>(config_.interval).count();
-  quiet_until_ = now + interval * jitter(random_);
-}
-
 /// Reserves at the peer, moves, and sees to it that the reservation does not outlive the attempt.
 json Node::move_guest(const std::string& name, const std::string& peer, Errand errand,
                       json settings) {
   peers_.require(peer);
-  const Leaving leaving = begin_move(name, peer);
+  const bool decided = errand.cause != Cause::kHand && errand.cause != Cause::kDrain;
+  const Leaving leaving = begin_move(name);
   json report;
   std::string why;
   End end = End::kNotBegun;
@@ -263,7 +248,8 @@ json Node::move_guest(const std::string& name, const std::string& peer, Errand e
     const json place = peers_.request(peer, "POST", "/v1/reservations",
                                       {{"guest", leaving.description},
                                        {"from", config_.name},
-                                       {"forced", errand.cause == Cause::kHand}},
+                                       {"forced", errand.cause == Cause::kHand},
+                                       {"record", decided ? errand.record : 0}},
                                       kReserveTimeout);
     end = End::kFailed;
     if (errand.record == 0) errand.record = records_.add(errand.entry);
@@ -280,6 +266,7 @@ json Node::move_guest(const std::string& name, const std::string& peer, Errand e
     if (why.empty()) why = error.what();
   }
   if (errand.record == 0 && end != End::kNotBegun) errand.record = records_.add(errand.entry);
+  if (end == End::kMoved && decided) note_undone(name, leaving.coming, peer);
   const std::lock_guard lock(mutex_);
   end_move(name, end);
   if (errand.record != 0) {
@@ -307,20 +294,6 @@ json Node::migrate(const std::string& guest, const std::string& peer, const json
     errand.entry = entry_of(decision, view, names);
   }
   return move_guest(guest, peer, std::move(errand), settings);
-}
-
-/// Did the load fall as was promised?
-void Node::judge(double now) {
-  const std::lock_guard lock(mutex_);
-  const balancer::HostView self = self_view();
-  const double load = self.forecast.mean / self.capacity;
-  std::erase_if(verdicts_, [&](const Verdict& verdict) {
-    if (now < verdict.due) return false;
-    records_.conclude(verdict.record, {{"source_load_before", verdict.load_before},
-                                       {"source_load_later", load},
-                                       {"relieved", load < verdict.load_before}});
-    return true;
-  });
 }
 
 json Node::drain() {

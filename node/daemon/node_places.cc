@@ -80,7 +80,8 @@ ManagedGuest& Node::keep_place(ManagedGuest wanted, const PlaceTerms& terms) {
   wanted.api = place.api;
   wanted.line = place.line;
   wanted.last_move = seconds();
-  if (name_complaint(terms.from).empty()) wanted.left = wanted.from = terms.from;
+  if (name_complaint(terms.from).empty()) wanted.left = wanted.coming.from = terms.from;
+  wanted.coming.record = terms.record;
   wanted.reserved = true;
   wanted.state = "reserved";
   wanted.reservation = fmt::format("{:016x}", random_());
@@ -117,6 +118,7 @@ json Node::reserve(const json& request) {
   terms.from = text_in(request, "from").value_or("");
   terms.leaving = text_in(request, "exchange").value_or("");
   terms.forced = number_in(request, "forced").value_or(0) != 0;  // a person asked for it
+  terms.record = record_in(request);
   std::string name;
   json answer;
   {
@@ -158,10 +160,10 @@ void Node::release(const std::string& reservation) {
 void Node::settle_reservation(ManagedGuest& guest, double now) {
   if (guest.state == "running" || guest.state.starts_with("postcopy")) {
     guest.reserved = false;
-    guest.last_move = last_arrival_ = now;
+    guest.last_move = guest.coming.when = last_arrival_ = now;
     guest.counters = nullptr;
     keep(guest);
-    fmt::print(stderr, "godwit: node: {} came from {}\n", guest.name, guest.from);
+    fmt::print(stderr, "godwit: node: {} came from {}\n", guest.name, guest.coming.from);
   } else if (guest.state == "reserved" && Clock::now() > guest.deadline) {
     ++counters_["reservations_expired"];
     guest.deadline = Clock::time_point::max();

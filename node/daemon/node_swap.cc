@@ -140,13 +140,13 @@ json Node::give_back(const std::string& reservation, const std::string& address)
   {
     const std::lock_guard lock(mutex_);
     for (auto& [its, guest] : guests_) {
-      if (guest.reservation == reservation) peer = guest.from;
+      if (guest.reservation == reservation) peer = guest.coming.from;
       if (guest.promised == reservation && !reservation.empty() && !guest.moving) name = its;
     }
     if (name.empty()) throw Conflict(config_.name + " has promised nothing for this reservation");
     guests_.at(name).promised.clear();
   }
-  const Leaving leaving = begin_move(name, peer);
+  const Leaving leaving = begin_move(name);
   const auto extend_place = [&](Clock::time_point deadline) {
     for (auto& [its, guest] : guests_) {
       if (guest.reserved && guest.reservation == reservation) guest.deadline = deadline;
@@ -168,6 +168,7 @@ json Node::give_back(const std::string& reservation, const std::string& address)
 /// One swap, at the node that began it.
 struct Node::Swap {
   std::string guest, peer, partner;
+  std::uint64_t record = 0;
   Leaving leaving;
   std::string there, there_address;  // the guest's reservation at the peer
   std::string here, here_address;    // the partner's, here
@@ -181,8 +182,8 @@ struct Node::Swap {
 void Node::swap_guests(const std::string& guest, const std::string& peer,
                        const std::string& partner, std::uint64_t record) {
   Swap swap;
-  swap.guest = guest, swap.peer = peer, swap.partner = partner;
-  swap.leaving = begin_move(guest, peer);
+  swap.guest = guest, swap.peer = peer, swap.partner = partner, swap.record = record;
+  swap.leaving = begin_move(guest);
   try {
     reserve_both(swap);
     if (swap.partner_first) fetch_back(swap);
@@ -195,15 +196,18 @@ void Node::swap_guests(const std::string& guest, const std::string& peer,
     swap.out_why = error.what();
   }
   if (!swap.out_done || !swap.back_done) release_both(swap);
-  conclude_swap(swap, record);
+  if (swap.out_done) note_undone(guest, swap.leaving.coming, peer);
+  conclude_swap(swap);
 }
 
 /// Throws when either end has no place; what was kept by then is in `swap`.
 void Node::reserve_both(Swap& swap) {
-  const json there = peers_.request(
-      swap.peer, "POST", "/v1/reservations",
-      {{"guest", swap.leaving.description}, {"from", config_.name}, {"exchange", swap.partner}},
-      kReserveTimeout);
+  const json there = peers_.request(swap.peer, "POST", "/v1/reservations",
+                                    {{"guest", swap.leaving.description},
+                                     {"from", config_.name},
+                                     {"exchange", swap.partner},
+                                     {"record", swap.record}},
+                                    kReserveTimeout);
   swap.there = text_in(there, "id").value_or("");
   swap.there_address = text_in(there, "address").value_or("");
   const json& partner = field(there, "partner");
@@ -211,7 +215,7 @@ void Node::reserve_both(Swap& swap) {
   {
     const std::lock_guard lock(mutex_);
     // Overloaded as this host is, it may stay above the threshold for newcomers: the balancer knew.
-    const PlaceTerms terms{swap.peer, true, swap.guest};
+    const PlaceTerms terms{swap.peer, true, swap.guest, 0};
     const balancer::HostView before = self_view();
     ManagedGuest& place = keep_place(admit(partner, terms), terms);
     place.deadline = Clock::time_point::max();
@@ -274,7 +278,7 @@ bool Node::has_come(const std::string& name, const std::string& reservation) {
   return guest != nullptr && guest->reservation == reservation && !guest->reserved;
 }
 
-void Node::conclude_swap(const Swap& swap, std::uint64_t record) {
+void Node::conclude_swap(const Swap& swap) {
   json outcome{{"status", swap.out_done == swap.back_done ? (swap.out_done ? "completed" : "failed")
                                                           : "half"}};
   std::string reason = swap.out_why;
@@ -304,7 +308,7 @@ void Node::conclude_swap(const Swap& swap, std::uint64_t record) {
   }
   const std::lock_guard lock(mutex_);
   end_move(swap.guest, swap.out_done ? End::kMoved : swap.begun ? End::kFailed : End::kNotBegun);
-  conclude_record(record, outcome, swap.leaving.load_before);
+  conclude_record(swap.record, outcome, swap.leaving.load_before);
 }
 
 }  // namespace godwit::node

@@ -204,6 +204,19 @@ class NodeTest(NodeCase):
         time.sleep(3)
         self.assertEqual([len(n.moves()) for n in (b, c)], [0, 0], "the guest was moved on")
 
+    def test_a_move_that_is_soon_followed_by_another_was_undone_and_its_record_says_so(self):
+        quick = {"cpus": 1.2, "policy": {**POLICY, "hot_n": 5, "hot_k": 4, "cooldown_seconds": 1}}
+        a, b, c = self.cluster(a=quick, b=quick, c=quick)
+        a.boot("g1", "--pin")
+        a.boot("g2")
+        self.eventually(lambda: any("g2" in n.guests() for n in (b, c)), 30, lambda: a.run("explain").stdout)
+        first, last = (b, c) if "g2" in b.guests() else (c, b)
+        first.boot("g3", "--pin")
+        self.eventually(lambda: a.moves()[0].get("outcome", {}).get("undone"), 30, lambda: first.run("explain").stdout)
+        self.assertEqual((a.moves()[0]["to"], a.moves()[0]["outcome"]["undone"]["to"]), (first.name, last.name))
+        self.assertIn(f"it went on to {last.name}", a.run("explain").stdout)
+        self.assertEqual([n.get()["counters"]["moves_undone"] for n in (a, first, last)], [0, 1, 0])
+
     def test_a_spike_shorter_than_the_hold_time_moves_nothing(self):
         # On a busy machine idle guests wait for a CPU now and then, and that is load: less than the spike is none here.
         a, b, c = self.cluster(a={"policy": {**POLICY, "deadband": 0.3}})

@@ -129,7 +129,9 @@ godwit_migration_elapsed_seconds{guest="web1"} 0.3
 # TYPE godwit_migrations_total counter
 godwit_migrations_total{result="completed"} 3
 godwit_migrations_total{result="failed"} 1
-godwit_migrations_total{result="undone"} 0
+# HELP godwit_migrations_undone_total Guests that the balancer moved on within 15 minutes of its move here.
+# TYPE godwit_migrations_undone_total counter
+godwit_migrations_undone_total 0
 # HELP godwit_decisions_total Decisions of the balancer, also to stay.
 # TYPE godwit_decisions_total counter
 godwit_decisions_total 40
