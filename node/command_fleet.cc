@@ -57,12 +57,16 @@ std::string outcome_text(const json& record) {
   if (const auto reason = text_in(outcome, "reason"); reason && !reason->empty()) {
     text += ": " + printable(*reason);
   }
-  const auto before = number_in(outcome, "source_load_before");
-  const auto later = number_in(outcome, "source_load_later");
-  if (before && later) {
-    text += fmt::format("; the load here went from {:.0f} % to {:.0f} %{}", *before * 100,
-                        *later * 100, *later < *before ? "" : ": it did not help");
-  }
+  const auto change = [&](const char* before_key, const char* later_key, const std::string& what) {
+    const auto before = number_in(outcome, before_key);
+    const auto later = number_in(outcome, later_key);
+    if (!before || !later) return;
+    text += fmt::format("{} from {:.0f} % to {:.0f} %", what, *before * 100, *later * 100);
+  };
+  change("source_load_before", "source_load_later", "; the load here went");
+  change("target_load_before", "target_load_later", ", there");
+  change("deviation_before", "deviation_later", ", the hosts' deviation");
+  if (const auto verdict = text_in(outcome, "verdict")) text += "; " + printable(*verdict);
   if (const json& undone = field(outcome, "undone"); undone.is_object()) {
     text += fmt::format("; undone after {:.0f} s: it went on to {}",
                         number_in(undone, "after_s").value_or(0),

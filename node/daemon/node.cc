@@ -43,6 +43,7 @@ Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
       peers_(config_, tls) {
   adopt();
   end_orphans();
+  close_records();
   if (std::filesystem::exists(config_.directory + "/closed")) state_ = State::kClosed;
   ticker_ = std::thread([this] { tick(); });
 }

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -92,7 +93,7 @@ class Node {
   struct Verdict {
     std::uint64_t record;
     double due;
-    double load_before;
+    std::set<std::uint64_t> guests;  // that are here then, if nobody else comes or goes
   };
 
   // node_adopt.cc
@@ -176,7 +177,6 @@ class Node {
   struct Leaving {
     std::string api;
     nlohmann::json description;
-    double load_before = 0;
     ManagedGuest::Coming coming;
   };
   Leaving begin_move(const std::string& guest);
@@ -191,8 +191,10 @@ class Node {
   void run_drain();
 
   // node_outcome.cc
-  void conclude_record(std::uint64_t record, const nlohmann::json& outcome, double load_before);
+  std::set<std::uint64_t> ids() const;
+  void conclude_record(std::uint64_t record, const nlohmann::json& outcome);
   void judge(double now);
+  void close_records();
   void note_undone(const std::string& guest, const ManagedGuest::Coming& coming,
                    const std::string& to);
 

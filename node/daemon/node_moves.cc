@@ -45,6 +45,7 @@ json host_figures(const balancer::HostView& host, const std::string& name) {
           {"forecast_load", host.forecast.mean / host.capacity},
           {"memory_used", host.memory_used},
           {"memory", host.memory},
+          {"guests", host.guests},
           {"incoming", host.incoming},
           {"outgoing", host.outgoing},
           {"closed", host.closed}};
@@ -201,11 +202,7 @@ Node::Leaving Node::begin_move(const std::string& name) {
   if (!guest->promised.empty())
     throw Conflict(fmt::format("{} is promised to another node just now", name));
   guest->moving = true;
-  Leaving leaving{guest->api, description_of(*guest), 0, {}};
-  const balancer::HostView self = self_view();
-  leaving.load_before = self.forecast.mean / self.capacity;
-  leaving.coming = guest->coming;
-  return leaving;
+  return {guest->api, description_of(*guest), guest->coming};
 }
 
 /// The guest's own move: its report, or null and why there is none. Blocks.
@@ -273,7 +270,7 @@ json Node::move_guest(const std::string& name, const std::string& peer, Errand e
     json outcome{{"status", text_in(report, "status").value_or("failed")}, {"reason", why}};
     for (const char* key : {"total_ms", "downtime_ms", "transport"})
       outcome[key] = field(report, key);
-    conclude_record(errand.record, outcome, leaving.load_before);
+    conclude_record(errand.record, outcome);
   }
   if (report.is_null()) throw Conflict(why);
   report["peer"] = peer;

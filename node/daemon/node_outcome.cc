@@ -1,8 +1,12 @@
 // What became of Node's moves: joined to their records.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <map>
+
 #include "node/daemon/json_fields.h"
 #include "node/daemon/node.h"
+#include "node/daemon/verdict.h"
 
 namespace godwit::node {
 
@@ -11,38 +15,65 @@ using std::chrono::milliseconds;
 
 namespace {
 
-constexpr double kSettled = 30;  // seconds after a move until its effect is judged
+constexpr double kSettled = 30;  // intervals after a move until its effect is judged
 constexpr double kUndone = 900;  // seconds: a guest moved on within that undoes the move before
 constexpr milliseconds kTell{2000};
 
 }  // namespace
 
+/// Those of guests that are here, or expected.
+std::set<std::uint64_t> Node::ids() const {
+  std::set<std::uint64_t> ids;
+  for (const auto& [name, guest] : guests_) {
+    if (!guest.gone) ids.insert(guest.id);
+  }
+  return ids;
+}
+
 /// Under the lock.
-void Node::conclude_record(std::uint64_t record, const json& outcome, double load_before) {
+void Node::conclude_record(std::uint64_t record, const json& outcome) {
   const double now = seconds();
+  const double interval = std::chrono::duration<double>(config_.interval).count();
   records_.conclude(record, outcome);
   const std::string status = text_in(outcome, "status").value_or("");
   if (status == "completed" || status == "half") {
-    verdicts_.push_back({record, now + kSettled, load_before});
+    verdicts_.push_back({record, now + kSettled * interval, ids()});
   }
   // The peer's view of itself, and ours of it, are stale now.
   std::uniform_real_distribution<double> jitter(1, 3);
-  const double interval = std::chrono::duration<double>(config_.interval).count();
   quiet_until_ = now + interval * jitter(random_);
 }
 
-/// Did the load fall as was promised?
+/// Did the loads come out as was promised?
 void Node::judge(double now) {
   const std::lock_guard lock(mutex_);
+  const auto due = [now](const Verdict& verdict) { return now >= verdict.due; };
+  if (std::none_of(verdicts_.begin(), verdicts_.end(), due)) return;
   const balancer::HostView self = self_view();
-  const double load = self.forecast.mean / self.capacity;
-  std::erase_if(verdicts_, [&](const Verdict& verdict) {
-    if (now < verdict.due) return false;
-    records_.conclude(verdict.record, {{"source_load_before", verdict.load_before},
-                                       {"source_load_later", load},
-                                       {"relieved", load < verdict.load_before}});
-    return true;
-  });
+  std::map<std::string, SettledHost> hosts{
+      {config_.name, {self.forecast.mean / self.capacity, self.guests}}};
+  for (const PeerState& peer : peers_.states()) {
+    const json& host = field(peer.view, "host");
+    const auto load = number_in(field(host, "forecast"), "mean");
+    const auto capacity = number_in(host, "capacity");
+    const auto guests = number_in(host, "guests");
+    if (!peer.alive || !load || !capacity || *capacity <= 0 || !guests || *guests < 0) continue;
+    hosts[peer.name] = {*load / *capacity, static_cast<std::size_t>(std::min(*guests, 1e6))};
+  }
+  const std::set<std::uint64_t> here = ids();
+  for (const Verdict& one : verdicts_) {
+    if (!due(one)) continue;
+    records_.conclude(one.record, verdict(records_.find(one.record), hosts, here == one.guests));
+  }
+  std::erase_if(verdicts_, due);
+}
+
+/// Of the node before this one, what it could not conclude.
+void Node::close_records() {
+  for (const json& record : records_.newest(Records::kKept)) {
+    const json outcome = unknown_outcome(record);
+    if (!outcome.is_null()) records_.conclude(record["id"].get<std::uint64_t>(), outcome);
+  }
 }
 
 /// The balancer has moved a guest on. If it had come by a decision of the balancer at its old host

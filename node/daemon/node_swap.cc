@@ -308,7 +308,7 @@ void Node::conclude_swap(const Swap& swap) {
   }
   const std::lock_guard lock(mutex_);
   end_move(swap.guest, swap.out_done ? End::kMoved : swap.begun ? End::kFailed : End::kNotBegun);
-  conclude_record(swap.record, outcome, swap.leaving.load_before);
+  conclude_record(swap.record, outcome);
 }
 
 }  // namespace godwit::node

@@ -203,6 +203,11 @@ class NodeTest(NodeCase):
         self.assertIn("-> completed", words)
         time.sleep(3)
         self.assertEqual([len(n.moves()) for n in (b, c)], [0, 0], "the guest was moved on")
+        self.eventually(lambda: "verdict" in a.moves()[0]["outcome"], 10)
+        outcome = a.moves()[0]["outcome"]
+        self.assertTrue(outcome["relieved"])
+        self.assertGreater(outcome["target_load_later"], outcome["target_load_before"])
+        self.assertLess(outcome["deviation_later"], outcome["deviation_before"])
 
     def test_a_move_that_is_soon_followed_by_another_was_undone_and_its_record_says_so(self):
         quick = {"cpus": 1.2, "policy": {**POLICY, "hot_n": 5, "hot_k": 4, "cooldown_seconds": 1}}
@@ -526,7 +531,7 @@ class NodeTest(NodeCase):
         self.assertEqual(set(a.guests()), {"g1", "g2"})
 
     def test_a_person_moves_a_guest_to_a_peer_by_its_name(self):
-        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
+        a, b = self.cluster("ab", a={"mode": "off", "interval": "1s"}, b={"mode": "off"})  # a judges its move half a minute later
         a.boot("g1", "--sensitivity", 3)
         done = a.run("migrate", "g1", "--to", "b", "--json")
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -539,6 +544,11 @@ class NodeTest(NodeCase):
         self.assertGreater(record["predicted"]["seconds"], 0)
         self.assertEqual(b.run("drain").returncode, 0)
         self.assertEqual([(d["cause"], d["outcome"]["status"]) for d in b.get("/v1/decisions")], [("drain", "completed")])
+        self.assertNotIn("verdict", a.get("/v1/decisions")[0]["outcome"])
+        a.process.signal(signal.SIGKILL)
+        a.process.wait(5)
+        a.start([b])
+        self.assertEqual(a.get("/v1/decisions")[0]["outcome"]["verdict"], "unknown: the node restarted")
         done = a.run("migrate", "g2", "--to", "b")
         self.assertEqual((done.returncode, done.stderr), (1, "godwit: migrate: no guest called g2 is here\n"))
 
