@@ -66,6 +66,12 @@ struct ManagedGuest {
     double when = -1e18;       // seconds of the node's clock
   };
   Coming coming;
+  /// Where this node moves it.
+  struct Going {
+    std::string to, address;   // the node, and there the process that waits for it
+    std::uint64_t record = 0;  // of the move
+  };
+  Going going;
 
   // History, seconds of the node's clock; travels with it as ages.
   double last_move = -1e18;
@@ -85,6 +91,7 @@ struct ManagedGuest {
   double net_send = 0;     // bytes/s
   balancer::LoadEstimator load;
   bool moving = false;       // by this node
+  bool unattended = false;   // begun by an earlier node: nobody waits for its report
   bool gone = false;         // moved away; its process is about to end
   nlohmann::json migration;  // progress of its move, or null
   nlohmann::json counters;   // of the sample before

@@ -100,7 +100,11 @@ class Node {
   void keep(const ManagedGuest& guest) const;
   void adopt();
   void take_back(const std::string& name, const nlohmann::json& status, const nlohmann::json& kept);
-  void end_orphans() const;
+  void end_orphans();
+  nlohmann::json last_report(const std::string& name, const std::string& address) const;
+  void settle_unattended(ManagedGuest& guest, const nlohmann::json& migration);
+  void conclude_unattended(const std::string& name, std::uint64_t record,
+                           const nlohmann::json& report);
 
   // node_guests.cc
   void forget(const std::string& name);
@@ -173,15 +177,14 @@ class Node {
   nlohmann::json move_guest(const std::string& guest, const std::string& peer, Errand errand,
                             nlohmann::json settings);
   void launch(const std::string& guest, const std::string& peer, std::function<void()> move);
-  /// What a move of a guest begins with; its socket, its description for the peer.
+  /// What a move of a guest begins with; its description for the peer.
   struct Leaving {
-    std::string api;
     nlohmann::json description;
     ManagedGuest::Coming coming;
   };
   Leaving begin_move(const std::string& guest);
-  nlohmann::json send(const std::string& api, const nlohmann::json& settings,
-                      std::string& why) const;
+  nlohmann::json send(const std::string& guest, const ManagedGuest::Going& going,
+                      nlohmann::json settings, std::string& why);
   enum class End {
     kMoved,
     kFailed,    // it began, or the peer said no
@@ -191,6 +194,7 @@ class Node {
   void run_drain();
 
   // node_outcome.cc
+  static nlohmann::json outcome_of(const nlohmann::json& report, const std::string& why);
   std::set<std::uint64_t> ids() const;
   void conclude_record(std::uint64_t record, const nlohmann::json& outcome);
   void judge(double now);

@@ -14,11 +14,12 @@
 namespace godwit::node {
 
 using nlohmann::json;
+using Clock = std::chrono::steady_clock;
 
 /// What must survive a restart of the node; the guest itself does anyway.
 void Node::keep(const ManagedGuest& guest) const {
   const std::string path = fmt::format("{}/guests/{}.json", config_.directory, guest.name);
-  const json value{
+  json value{
       {"attributes", to_json(guest.attributes)},
       {"pid", guest.process.pid()},
       {"api", guest.api},
@@ -31,6 +32,14 @@ void Node::keep(const ManagedGuest& guest) const {
       {"coming",
        {{"from", guest.coming.from}, {"record", guest.coming.record}, {"when", guest.coming.when}}},
       {"hvc", guest.hvc}};
+  if (guest.moving) {
+    value["going"] = {
+        {"to", guest.going.to}, {"address", guest.going.address}, {"record", guest.going.record}};
+  }
+  if (guest.reserved) {
+    value["reservation"] = guest.reservation;
+    value["description"] = description_of(guest);
+  }
   std::ofstream(path + ".new") << value.dump() << '\n';
   std::error_code ignored;
   std::filesystem::rename(path + ".new", path, ignored);
@@ -78,6 +87,17 @@ void Node::take_back(const std::string& name, const json& status, const json& ke
   ManagedGuest& guest = add_guest(name, GuestProcess::adopt(name, pid));
   guest.attributes = attributes;
   guest.take_size(kept);
+  if (const json& going = field(kept, "going"); going.is_object()) {
+    guest.moving = guest.unattended = true;
+    guest.going = {text_in(going, "to").value_or("?"), text_in(going, "address").value_or(""),
+                   record_in(going)};
+  }
+  if (const auto reservation = text_in(kept, "reservation")) {
+    guest.take_description(field(kept, "description"), policy_);
+    guest.reserved = true;
+    guest.reservation = *reservation;
+    guest.deadline = Clock::time_point::max();  // its socket is there: it is on its way
+  }
   guest.hvc = number_in(status, "hvc").value_or(0) != 0;
   guest.last_move = std::min(seconds(), number_in(kept, "last_move").value_or(-1e18));
   guest.heat = std::clamp(number_in(kept, "heat").value_or(0), 0.0, 100.0);
@@ -89,9 +109,9 @@ void Node::take_back(const std::string& name, const json& status, const json& ke
 }
 
 /// What the file of a guest says that nobody answered for: a place that was reserved when the node
-/// was killed, whose process would wait for ever; or a guest that has ended; or one of another
-/// runtime directory, which lives on.
-void Node::end_orphans() const {
+/// was killed, whose process would wait for ever; or a guest that has ended, or moved away; or one
+/// of another runtime directory, which lives on.
+void Node::end_orphans() {
   std::error_code ignored;
   for (const auto& entry :
        std::filesystem::directory_iterator(config_.directory + "/guests", ignored)) {
@@ -109,12 +129,51 @@ void Node::end_orphans() const {
     std::ifstream commands(fmt::format("/proc/{}/cmdline", pid));
     const std::string words{std::istreambuf_iterator<char>(commands), {}};
     const std::string ours = std::string("godwit\0receive\0", 15);
-    if (number_in(kept, "reserved").value_or(0) != 0 && pid > 0 && words.rfind(ours, 0) == 0 &&
+    if (text_in(kept, "reservation") && pid > 0 && words.rfind(ours, 0) == 0 &&
         words.find(std::string("\0", 1) + name + std::string("\0", 1)) != std::string::npos) {
       ::kill(pid, SIGTERM);
     }
+    if (const json& going = field(kept, "going"); going.is_object()) {
+      conclude_unattended(name, record_in(going),
+                          last_report(name, text_in(going, "address").value_or("")));
+    }
     std::filesystem::remove(entry.path(), ignored);
   }
+}
+
+/// Of a guest whose process has ended after an earlier node had it moved to `address`.
+json Node::last_report(const std::string& name, const std::string& address) const {
+  const std::string words = last_words(name);
+  if (words.find(fmt::format("{} moved to {}", name, address)) != std::string::npos) {
+    return {{"status", "completed"}};
+  }
+  return {{"status", "failed"}, {"reason", words}};
+}
+
+/// A move that an earlier node began, as the guest tells it when it is over. Under the lock.
+void Node::settle_unattended(ManagedGuest& guest, const json& migration) {
+  json report;
+  if (!guest.process.alive()) {
+    report = last_report(guest.name, guest.going.address);
+  } else if (guest.state == "migrating" || !migration.is_object()) {
+    return;
+  } else {
+    report = field(migration, "last_report");
+    if (text_in(report, "to") != guest.going.address) {
+      report = {{"status", "failed"}, {"reason", "the node ended before the move began"}};
+    }
+  }
+  guest.unattended = false;
+  const std::uint64_t record = guest.going.record;
+  end_move(guest.name, text_in(report, "status") == "completed" ? End::kMoved : End::kFailed);
+  conclude_unattended(guest.name, record, report);
+}
+
+void Node::conclude_unattended(const std::string& name, std::uint64_t record, const json& report) {
+  const std::string status = text_in(report, "status").value_or("failed");
+  fmt::print(stderr, "godwit: node: the move of {} that an earlier node began: {}\n", name, status);
+  if (record != 0)
+    conclude_record(record, outcome_of(report, text_in(report, "reason").value_or("")));
 }
 
 }  // namespace godwit::node

@@ -31,11 +31,11 @@ struct Answer {
   Clock::time_point when;
 };
 
-Answer ask_for_load(const NodeClient& guest) {
+Answer ask_for_load(const NodeClient& guest, bool moving) {
   Answer answer;
   try {
     answer.load = ask_guest(guest, "/v1/load");
-    if (text_in(answer.load, "state") == "migrating") {
+    if (moving || text_in(answer.load, "state") == "migrating") {
       answer.migration = ask_guest(guest, "/v1/migration");
     }
   } catch (const ClientError&) {  // ended just now, or hangs: its state tells
@@ -212,8 +212,9 @@ void Node::look_after_guests(double now) {
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [name, guest] : guests_) {
-      asked.push_back({name, guest.id, std::async(std::launch::async, [line = guest.line] {
-                         return ask_for_load(*line);
+      asked.push_back({name, guest.id,
+                       std::async(std::launch::async, [line = guest.line, moving = guest.moving] {
+                         return ask_for_load(*line, moving);
                        })});
     }
   }
@@ -230,9 +231,10 @@ void Node::look_after_guests(double now) {
     if (guest->memory != memory) keep(*guest);  // one that we did not start
     guest->migration = field(answer.migration, "active");
     if (guest->reserved) settle_reservation(*guest, now);
+    if (guest->unattended) settle_unattended(*guest, answer.migration);
     if (!guest->promised.empty()) look_after_promise(*guest);
     if (!guest->process.alive()) {
-      if (!guest->moving)
+      if (!guest->moving && !guest->gone)
         fmt::print(stderr, "godwit: node: {} ended: {}\n", one.name, last_words(one.name));
       forget(one.name);
     } else if (!answer.load.is_object() && !guest->reserved && guest->state != "starting") {

@@ -196,17 +196,29 @@ void Node::launch(const std::string& guest, const std::string& peer, std::functi
 Node::Leaving Node::begin_move(const std::string& name) {
   const std::lock_guard lock(mutex_);
   ManagedGuest* guest = find(name);
-  if (guest == nullptr || guest->reserved)
+  if (guest == nullptr || guest->reserved || guest->gone)
     throw Conflict(fmt::format("no guest called {} is here", name));
   if (guest->moving) throw Conflict(fmt::format("{} is on its way already", name));
   if (!guest->promised.empty())
     throw Conflict(fmt::format("{} is promised to another node just now", name));
   guest->moving = true;
-  return {guest->api, description_of(*guest), guest->coming};
+  return {description_of(*guest), guest->coming};
 }
 
-/// The guest's own move: its report, or null and why there is none. Blocks.
-json Node::send(const std::string& api, const json& settings, std::string& why) const {
+/// The guest's own move: its report, or null and why there is none. A node that comes after this
+/// one finds out about it. Blocks.
+json Node::send(const std::string& name, const ManagedGuest::Going& going, json settings,
+                std::string& why) {
+  std::string api;
+  {
+    const std::lock_guard lock(mutex_);
+    ManagedGuest* guest = find(name);
+    if (guest == nullptr) throw Conflict(fmt::format("{} has ended", name));
+    guest->going = going;
+    keep(*guest);
+    api = guest->api;
+  }
+  settings["to"] = going.address;
   json report;
   try {
     report = NodeClient(api, nullptr).request("POST", "/v1/migrate", settings, kMoveTimeout);
@@ -222,13 +234,10 @@ void Node::end_move(const std::string& name, End end) {
   ++counters_[end == End::kMoved ? "moves_completed" : "moves_failed"];
   ManagedGuest* guest = find(name);
   if (guest == nullptr) return;
-  if (end == End::kMoved) {
-    guest->gone = true;
-    return;
-  }
+  guest->gone = end == End::kMoved;
   guest->moving = false;
-  if (end == End::kNotBegun) return;
-  guest->last_move = seconds();  // not the same again at once
+  guest->going = {};
+  if (end == End::kFailed) guest->last_move = seconds();  // not the same again at once
   keep(*guest);
 }
 
@@ -250,8 +259,8 @@ json Node::move_guest(const std::string& name, const std::string& peer, Errand e
                                       kReserveTimeout);
     end = End::kFailed;
     if (errand.record == 0) errand.record = records_.add(errand.entry);
-    settings["to"] = text_in(place, "address").value_or("");
-    report = send(leaving.api, settings, why);
+    report = send(name, {peer, text_in(place, "address").value_or(""), errand.record},
+                  std::move(settings), why);
     if (text_in(report, "status") == "completed") {
       end = End::kMoved;
     } else {
@@ -267,10 +276,7 @@ json Node::move_guest(const std::string& name, const std::string& peer, Errand e
   const std::lock_guard lock(mutex_);
   end_move(name, end);
   if (errand.record != 0) {
-    json outcome{{"status", text_in(report, "status").value_or("failed")}, {"reason", why}};
-    for (const char* key : {"total_ms", "downtime_ms", "transport"})
-      outcome[key] = field(report, key);
-    conclude_record(errand.record, outcome);
+    conclude_record(errand.record, outcome_of(report, why));
   }
   if (report.is_null()) throw Conflict(why);
   report["peer"] = peer;

@@ -21,6 +21,14 @@ constexpr milliseconds kTell{2000};
 
 }  // namespace
 
+/// Of a move by its guest's report; `why` it failed.
+json Node::outcome_of(const json& report, const std::string& why) {
+  json outcome{{"status", text_in(report, "status").value_or("failed")}, {"reason", why}};
+  for (const char* key : {"total_ms", "downtime_ms", "transport"})
+    outcome[key] = field(report, key);
+  return outcome;
+}
+
 /// Those of guests that are here, or expected.
 std::set<std::uint64_t> Node::ids() const {
   std::set<std::uint64_t> ids;
@@ -68,11 +76,15 @@ void Node::judge(double now) {
   std::erase_if(verdicts_, due);
 }
 
-/// Of the node before this one, what it could not conclude.
+/// Of the node before this one, what it could not conclude, and this one will not.
 void Node::close_records() {
+  std::set<std::uint64_t> open;
+  for (const auto& [name, guest] : guests_) open.insert(guest.going.record);
+  for (const Verdict& verdict : verdicts_) open.insert(verdict.record);
   for (const json& record : records_.newest(Records::kKept)) {
-    const json outcome = unknown_outcome(record);
-    if (!outcome.is_null()) records_.conclude(record["id"].get<std::uint64_t>(), outcome);
+    const auto id = record["id"].get<std::uint64_t>();
+    const json outcome = open.contains(id) ? json() : unknown_outcome(record);
+    if (!outcome.is_null()) records_.conclude(id, outcome);
   }
 }
 

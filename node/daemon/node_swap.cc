@@ -146,7 +146,7 @@ json Node::give_back(const std::string& reservation, const std::string& address)
     if (name.empty()) throw Conflict(config_.name + " has promised nothing for this reservation");
     guests_.at(name).promised.clear();
   }
-  const Leaving leaving = begin_move(name);
+  begin_move(name);
   const auto extend_place = [&](Clock::time_point deadline) {
     for (auto& [its, guest] : guests_) {
       if (guest.reserved && guest.reservation == reservation) guest.deadline = deadline;
@@ -157,7 +157,7 @@ json Node::give_back(const std::string& reservation, const std::string& address)
     extend_place(Clock::time_point::max());  // it may be that its guest comes only after this
   }
   std::string why;
-  json report = send(leaving.api, {{"to", address}}, why);
+  json report = send(name, {peer, address, 0}, json::object(), why);
   const std::lock_guard lock(mutex_);
   end_move(name, completed(report) ? End::kMoved : End::kFailed);
   extend_place(Clock::now() + config_.reservation);
@@ -239,7 +239,8 @@ void Node::release_both(const Swap& swap) {
 }
 
 void Node::send_out(Swap& swap) {
-  swap.out = send(swap.leaving.api, {{"to", swap.there_address}}, swap.out_why);
+  swap.out =
+      send(swap.guest, {swap.peer, swap.there_address, swap.record}, json::object(), swap.out_why);
   swap.out_done = completed(swap.out);
 }
 

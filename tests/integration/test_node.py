@@ -598,9 +598,15 @@ class NodeTest(NodeCase):
             node.process.wait(5)
         a.start([b])
         b.start([a])
+        there = b.get()["host"]
+        self.assertEqual((a.get()["host"]["outgoing"], there["incoming"], there["memory_used"]), (1, 1, 64.0))
+        self.assertGreater(there["forecast"]["mean"], 0)
         self.eventually(lambda: b.guests().get("g1", {}).get("state") == "running" and a.guests() == {}, 60,
                         lambda: f"{a.guests()} {b.guests()}")
         self.eventually(lambda: b.get()["host"]["incoming"] == 0, 5)
+        self.assertIsNotNone(b.process.err.wait("g1 came from a", 1), b.process.err.text())
+        self.assertIsNotNone(b.get()["host"]["last_arrival_age_s"])
+        self.assertEqual((a.moves()[0]["outcome"]["status"], a.get()["counters"]["moves_completed"]), ("completed", 1))
 
     def test_a_source_that_dies_leaves_no_guest_and_no_reservation(self):
         a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
@@ -608,6 +614,7 @@ class NodeTest(NodeCase):
         os.kill(a.guests()["g1"]["pid"], signal.SIGKILL)
         self.assertEqual(mover.wait(20), 1, mover.err.text())
         self.eventually(lambda: a.guests() == {} and b.guests() == {} and b.get()["host"]["incoming"] == 0, 10, lambda: str(b.guests()))
+        self.assertEqual(a.moves()[0]["outcome"]["status"], "failed")
         a.boot("g1", kernel="idle.elf", append="")  # the name is free
         self.assertEqual(a.run("migrate", "g1", "--to", "b").returncode, 0)
 
@@ -618,6 +625,20 @@ class NodeTest(NodeCase):
         self.assertEqual(mover.wait(20), 3, mover.err.text())
         self.eventually(lambda: a.guests()["g1"]["state"] == "running" and b.guests() == {}, 10)
         self.assertEqual(a.get()["counters"]["moves_failed"], 1)
+
+    def test_a_move_that_fails_when_its_node_has_died_is_concluded_by_the_next(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
+        self.slow_move(a, b)
+        a.process.signal(signal.SIGKILL)
+        a.process.wait(5)
+        a.start([b])
+        os.kill(b.guests()["g1"]["pid"], signal.SIGKILL)
+        self.eventually(lambda: a.moves()[0].get("outcome"), 20, lambda: str(a.guests()))
+        self.assertEqual(a.moves()[0]["outcome"]["status"], "failed")
+        self.assertIn("connection", a.moves()[0]["outcome"]["reason"])
+        self.assertEqual((a.get()["host"]["outgoing"], a.get()["counters"]["moves_failed"]), (0, 1))
+        self.eventually(lambda: b.guests() == {} and a.get()["peers"][0]["state"] == "alive", 10)
+        self.assertEqual(a.run("migrate", "g1", "--to", "b").returncode, 0)
 
     def certificates(self, authority, *names):
         def openssl(*words):
