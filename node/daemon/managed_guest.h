@@ -97,6 +97,9 @@ struct ManagedGuest {
   nlohmann::json counters;   // of the sample before
   std::chrono::steady_clock::time_point counted;
 
+  /// It moves away, by this node or by itself.
+  bool leaving() const { return !gone && (moving || state == "migrating"); }
+
   /// Takes its "cpus" and "memory" (MB), which never change.
   void take_size(const nlohmann::json& description);
   /// Takes what another node measured of it, or this one before it began anew; whatever it says, as

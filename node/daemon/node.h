@@ -140,6 +140,7 @@ class Node {
   nlohmann::json host_json();
   nlohmann::json guest_json(const ManagedGuest& guest, double now) const;
   nlohmann::json description_of(const ManagedGuest& guest) const;
+  nlohmann::json moves_json() const;
   std::uint64_t capability_bits(const std::vector<std::string>& names);
 
   // node_swap.cc
@@ -182,7 +183,8 @@ class Node {
     nlohmann::json description;
     ManagedGuest::Coming coming;
   };
-  Leaving begin_move(const std::string& guest);
+  Leaving begin_move(const std::string& guest, const std::string& to);
+  void check_outgoing(const std::string& guest) const;
   nlohmann::json send(const std::string& guest, const ManagedGuest::Going& going,
                       nlohmann::json settings, std::string& why);
   enum class End {

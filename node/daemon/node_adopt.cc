@@ -92,6 +92,7 @@ void Node::take_back(const std::string& name, const json& status, const json& ke
     guest.going = {text_in(going, "to").value_or("?"), text_in(going, "address").value_or(""),
                    record_in(going)};
   }
+  if (text_in(status, "state") == "migrating") guest.state = "migrating";
   if (const auto reservation = text_in(kept, "reservation")) {
     guest.take_description(field(kept, "description"), policy_);
     guest.reserved = true;

@@ -41,6 +41,8 @@ ApiResponse answer(const std::function<ApiResponse()>& operation) {
     return operation();
   } catch (const BadRequest& error) {
     return api_error(400, error.what());
+  } catch (const Busy& error) {
+    return api_error(503, error.what());
   } catch (const Conflict& error) {
     return api_error(409, error.what());
   } catch (const std::out_of_range& error) {

@@ -235,6 +235,7 @@ balancer::PolicyConfig live_policy(balancer::Goal goal, std::chrono::millisecond
   policy.settle_seconds = 60;
   policy.hold_seconds = 3600;
   policy.incoming_limit = 1;
+  policy.outgoing_limit = 1;
   policy.moves_per_round = 1;
   return policy;
 }

@@ -25,6 +25,7 @@ constexpr double kLeastRelief =
     0.02;  // of a host's load: what evens out less is noise, however cheap
 constexpr double kRecordAgain = 600;  // seconds: an unchanged reason to stay, or advice
 constexpr int kDrainTries = 3;
+constexpr int kPlanned = 1000;  // moves in a plan
 constexpr milliseconds kGuestsKnown{5000};
 
 std::string host_name(const std::vector<std::string>& hosts, std::uint64_t id) {
@@ -37,6 +38,17 @@ Decision instead_of(Decision move, balancer::Obstacle obstacle) {
   move.obstacle = obstacle;
   move.target = move.source;
   return move;
+}
+
+/// A plan of several moves is carried out one by one, each seen anew: the limits of moves in flight
+/// bind hosts that are busy now, not the plan.
+std::vector<Decision> planned(ClusterView view, balancer::PolicyConfig policy) {
+  for (balancer::HostView& peer : view.peers) {
+    if (peer.incoming >= policy.incoming_limit) peer.incoming = kPlanned;
+    if (peer.outgoing >= policy.outgoing_limit) peer.outgoing = kPlanned;
+  }
+  policy.incoming_limit = policy.outgoing_limit = kPlanned;
+  return balancer::decide(view, policy);
 }
 
 json host_figures(const balancer::HostView& host, const std::string& name) {
@@ -58,11 +70,12 @@ std::vector<Decision> Node::consider(ClusterView& view) {
   hot_ = detector_.add(view.self.demand, view.self.forecast, view.self.capacity, policy_);
   view.hot = hot_;
   if (mode_ == Mode::kOff || state_ != State::kOpen || now < quiet_until_) return {};
-  if (!moves_.empty() || view.self.incoming > 0) return {};  // their end changes the picture
+  // Their end changes the picture.
+  if (!moves_.empty() || view.self.outgoing > 0 || view.self.incoming > 0) return {};
   const std::uint64_t wanted_before = wanted_ << 1;
   wanted_ = wanted_before;
   if (!balancer::wants_peers(view, policy_)) return {};
-  std::vector<Decision> decisions = balancer::decide(view, policy_);
+  std::vector<Decision> decisions = planned(view, policy_);
   const auto move = std::find_if(decisions.begin(), decisions.end(), [](const Decision& decision) {
     return decision.action == Action::kMove || decision.action == Action::kSwap;
   });
@@ -193,16 +206,33 @@ void Node::launch(const std::string& guest, const std::string& peer, std::functi
   });
 }
 
-Node::Leaving Node::begin_move(const std::string& name) {
+Node::Leaving Node::begin_move(const std::string& name, const std::string& to) {
   const std::lock_guard lock(mutex_);
   ManagedGuest* guest = find(name);
   if (guest == nullptr || guest->reserved || guest->gone)
     throw Conflict(fmt::format("no guest called {} is here", name));
-  if (guest->moving) throw Conflict(fmt::format("{} is on its way already", name));
+  if (guest->leaving()) throw Conflict(fmt::format("{} is on its way already", name));
+  if (guest->state == "silent") throw Conflict(fmt::format("{} does not answer", name));
   if (!guest->promised.empty())
     throw Conflict(fmt::format("{} is promised to another node just now", name));
+  check_outgoing(name);
   guest->moving = true;
+  guest->going.to = to;
   return {description_of(*guest), guest->coming};
+}
+
+/// May one more guest leave? Who is promised will. Under the lock.
+void Node::check_outgoing(const std::string& name) const {
+  int others = 0;
+  std::string who;
+  for (const auto& [its, guest] : guests_) {
+    if (its == name || !(guest.leaving() || !guest.promised.empty())) continue;
+    ++others;
+    who = its;
+  }
+  if (others < policy_.outgoing_limit) return;
+  throw Busy(fmt::format("{} moves as many guests as it may at a time ({}): {} is on its way",
+                         config_.name, policy_.outgoing_limit, who));
 }
 
 /// The guest's own move: its report, or null and why there is none. A node that comes after this
@@ -246,7 +276,7 @@ json Node::move_guest(const std::string& name, const std::string& peer, Errand e
                       json settings) {
   peers_.require(peer);
   const bool decided = errand.cause != Cause::kHand && errand.cause != Cause::kDrain;
-  const Leaving leaving = begin_move(name);
+  const Leaving leaving = begin_move(name, peer);
   json report;
   std::string why;
   End end = End::kNotBegun;

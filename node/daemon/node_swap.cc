@@ -108,9 +108,10 @@ void Node::check_promise(const std::string& name) {
     throw Conflict(
         fmt::format("{} gives no guest away in mode {}", config_.name, mode_name(mode_)));
   }
-  if (guest->moving || !guest->promised.empty() || guest->state != "running") {
+  if (guest->leaving() || !guest->promised.empty() || guest->state != "running") {
     throw Conflict(fmt::format("{} cannot move just now", name));
   }
+  check_outgoing(name);
   if (guest->attributes.pinned || !guest->attributes.together.empty()) {
     throw Conflict(fmt::format("the rules keep {} at {}", name, config_.name));
   }
@@ -146,7 +147,7 @@ json Node::give_back(const std::string& reservation, const std::string& address)
     if (name.empty()) throw Conflict(config_.name + " has promised nothing for this reservation");
     guests_.at(name).promised.clear();
   }
-  begin_move(name);
+  begin_move(name, peer);
   const auto extend_place = [&](Clock::time_point deadline) {
     for (auto& [its, guest] : guests_) {
       if (guest.reserved && guest.reservation == reservation) guest.deadline = deadline;
@@ -183,7 +184,7 @@ void Node::swap_guests(const std::string& guest, const std::string& peer,
                        const std::string& partner, std::uint64_t record) {
   Swap swap;
   swap.guest = guest, swap.peer = peer, swap.partner = partner, swap.record = record;
-  swap.leaving = begin_move(guest);
+  swap.leaving = begin_move(guest, peer);
   try {
     reserve_both(swap);
     if (swap.partner_first) fetch_back(swap);

@@ -70,7 +70,7 @@ HostView Node::self_view() const {
                                    guest.load.forecast(static_cast<double>(guest.cpus), policy_));
     view.guests += 1;
     view.incoming += guest.reserved ? 1 : 0;
-    view.outgoing += guest.moving ? 1 : 0;
+    view.outgoing += guest.leaving() ? 1 : 0;
     if (!guest.attributes.apart.empty())
       view.groups.push_back(group_number(guest.attributes.apart));
   }
@@ -103,7 +103,7 @@ GuestView Node::guest_view(const ManagedGuest& guest, double now, const Names& n
   view.keep_apart = group_number(guest.attributes.apart);
   view.keep_together = group_number(guest.attributes.together);
   view.pinned = guest.attributes.pinned || guest.state != "running";
-  view.moving = guest.moving || guest.reserved || !guest.promised.empty();
+  view.moving = guest.leaving() || guest.reserved || !guest.promised.empty();
   view.last_move = std::min(guest.last_move, now);
   view.recent_moves = static_cast<std::uint32_t>(std::lround(std::min(guest.heat, 64.0)));
   const auto left = std::find(names.hosts.begin(), names.hosts.end(), guest.left);
@@ -262,6 +262,25 @@ json Node::description_of(const ManagedGuest& guest) const {
   return description;
 }
 
+/// In flight from and to here, whoever began them.
+json Node::moves_json() const {
+  json list = json::array();
+  for (const auto& [name, guest] : guests_) {
+    if (guest.leaving()) {
+      json one = guest.migration.is_object() ? guest.migration : json::object();
+      one.update({{"guest", name}, {"from", config_.name}});
+      if (!guest.going.to.empty()) one["to"] = guest.going.to;
+      list.push_back(std::move(one));
+    } else if (guest.reserved && guest.state == "arriving") {
+      list.push_back({{"guest", name},
+                      {"from", guest.coming.from},
+                      {"to", config_.name},
+                      {"phase", "arriving"}});
+    }
+  }
+  return list;
+}
+
 json Node::view() {
   const std::lock_guard lock(mutex_);
   constexpr const char* kStates[] = {"open", "draining", "closed", "asleep"};
@@ -318,18 +337,7 @@ json Node::status() {
          {"text", text_in(record, "text").value_or("")}});
   }
   const std::lock_guard lock(mutex_);
-  status["moves"] = json::array();
-  for (const Move& move : moves_) {
-    if (move.done || move.guest.empty()) continue;  // the latter wakes a host
-    json one{{"guest", move.guest}, {"from", config_.name}, {"to", move.to}};
-    if (const ManagedGuest* guest = find(move.guest);
-        guest != nullptr && guest->migration.is_object()) {
-      const std::string to = move.to;
-      one.update(guest->migration);
-      one["to"] = to;
-    }
-    status["moves"].push_back(one);
-  }
+  status["moves"] = moves_json();
   json counters{{"decisions", records_.count()}};
   for (const char* key :
        {"moves_completed", "moves_failed", "moves_undone", "refusals", "reservations_expired"}) {

@@ -46,6 +46,9 @@ class Node:
                               capture_output=True, text=True, timeout=140 * PATIENCE)
 
     def get(self, target="/v1/node"):
+        return json.loads(self.text(target))
+
+    def text(self, target):
         with socket.socket(socket.AF_UNIX) as s:
             s.settimeout(10 * PATIENCE)
             s.connect(str(self.socket))
@@ -53,7 +56,7 @@ class Node:
             answer = b""
             while piece := s.recv(65536):
                 answer += piece
-        return json.loads(answer.partition(b"\r\n\r\n")[2])
+        return answer.partition(b"\r\n\r\n")[2]
 
     def guests(self):
         return {g["name"]: g for g in self.get()["guests"]}
@@ -221,6 +224,15 @@ class NodeTest(NodeCase):
         self.assertEqual((a.moves()[0]["to"], a.moves()[0]["outcome"]["undone"]["to"]), (first.name, last.name))
         self.assertIn(f"it went on to {last.name}", a.run("explain").stdout)
         self.assertEqual([n.get()["counters"]["moves_undone"] for n in (a, first, last)], [0, 1, 0])
+
+    def test_a_host_of_several_guests_empties_itself_one_after_another(self):
+        settings = {"goal": "consolidate", "policy": {**POLICY, "hot_n": 5, "hot_k": 4}}
+        a, b = self.cluster("ab", a={"mode": "off", **settings}, b={"mode": "off", **settings})
+        for name in ("g1", "g2"):
+            a.boot(name, kernel="idle.elf", append="")
+        b.boot("g3", "--pin", append="mib=4 rate=1 tick=200")
+        a.run("mode", "automatic")
+        self.eventually(lambda: set(b.guests()) == {"g1", "g2", "g3"}, 20, lambda: a.run("explain").stdout)
 
     def test_a_spike_shorter_than_the_hold_time_moves_nothing(self):
         # On a busy machine idle guests wait for a CPU now and then, and that is load: less than the spike is none here.
@@ -393,9 +405,16 @@ class NodeTest(NodeCase):
         a.boot("g1", append="mib=8 rate=0 tick=200")
         self.eventually(lambda: a.guests()["g1"]["forecast"]["mean"] > 0.6, 20, lambda: str(a.guests()))
         # It writes more than the link carries: it is on its way until somebody cancels that.
+        a.boot("g2", kernel="idle.elf", append="")
         mover = Process([GODWIT, "migrate", "g1", "--to", "b", "--node", a.socket, "--max-bandwidth", "12Mbit"])
         self.addCleanup(mover.end)
         self.eventually(lambda: b.guests().get("g1", {}).get("state") == "arriving", 20)
+        for node, phase in ((a, "rounds"), (b, "arriving")):
+            self.eventually(lambda: [(m["guest"], m["from"], m["to"], m.get("phase")) for m in node.get()["moves"]] == [("g1", "a", "b", phase)], 5,
+                            lambda: str(node.get()["moves"]))
+        self.assertIn(b'godwit_migration_remaining_bytes{guest="g1"}', a.text("/metrics"))
+        done = a.run("migrate", "g2", "--to", "b")
+        self.assertEqual((done.returncode, done.stderr), (1, "godwit: migrate: a moves as many guests as it may at a time (1): g1 is on its way\n"))
         for _ in range(20):  # rounds at b
             self.assertGreater(b.get()["host"]["forecast"]["mean"], 0.6)
             self.assertGreater(b.guests()["g1"]["demand"], 0.3)
@@ -690,13 +709,8 @@ class NodeTest(NodeCase):
         frame = a.run("top", "--once")
         self.assertEqual(frame.returncode, 0, frame.stderr)
         self.assertIn("g1", frame.stdout)
-        with socket.socket(socket.AF_UNIX) as s:
-            s.connect(str(a.socket))
-            s.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-            text = b""
-            while piece := s.recv(65536):
-                text += piece
-        self.assertIn(b"text/plain", text)
+        text = a.text("/metrics")
+        self.assertIn(b"# TYPE godwit_node_info gauge", text)
         self.assertIn(b'godwit_guest_memory_used_bytes{guest="g1"}', text)
 
     def test_the_mode_holds_the_balancer_and_lets_it_go(self):

@@ -29,6 +29,7 @@ TEST(NodeConfig, AnEmptyObjectTakesEveryDefault) {
   EXPECT_EQ(config.interval, std::chrono::seconds(1));
   EXPECT_EQ(config.socket(), "/tmp/run/node.api");
   EXPECT_EQ(config.policy.incoming_limit, 1);
+  EXPECT_EQ(config.policy.outgoing_limit, 1);
   EXPECT_TRUE(config.peers.empty());
 }
 
