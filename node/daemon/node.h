@@ -68,7 +68,8 @@ class Node {
   /// guest's process listens. Throws Conflict with the reason. With "exchange" a guest of ours is
   /// promised for it: also {partner, beside}, its description and whether both fit for a while.
   nlohmann::json reserve(const nlohmann::json& request);
-  /// The move was given up. Nothing happens if it has begun or is unknown. A promise ends.
+  /// The move is over, or was given up: the place is a guest from now on, or free. Blocks until it
+  /// is, for two seconds at most: a move that is still under way goes on. A promise ends.
   void release(const std::string& reservation);
   /// Moves the guest that was promised for a reservation to an address of the peer. Blocks until
   /// the move has ended; the guest's report. Throws Conflict when nothing is promised (any more).
@@ -108,7 +109,11 @@ class Node {
 
   // node_guests.cc
   void forget(const std::string& name);
+  struct Answer;
+  static Answer ask_for_load(const NodeClient& guest, bool moving);
   void look_after_guests(double now);
+  void look_after(const std::string& name, std::uint64_t id);
+  void take_answer(const std::string& name, std::uint64_t id, const Answer& answer, double now);
   void see_off(std::unique_lock<std::mutex>& lock, const std::string& name);
   ManagedGuest& add_guest(const std::string& name, GuestProcess process);
   ManagedGuest* find(const std::string& name);
@@ -154,7 +159,7 @@ class Node {
   void swap_guests(const std::string& guest, const std::string& peer, const std::string& partner,
                    std::uint64_t record);
   void reserve_both(Swap& swap);
-  void release_both(const Swap& swap);
+  void settle_both(const Swap& swap);
   void send_out(Swap& swap);
   void fetch_back(Swap& swap);
   bool has_come(const std::string& name, const std::string& reservation);
@@ -191,8 +196,11 @@ class Node {
     kMoved,
     kFailed,    // it began, or the peer said no
     kNotBegun,  // the peer cannot be asked
+    kBusy,      // it says: not now
   };
   void end_move(const std::string& guest, End end);
+  void hold_off(const std::string& peer);
+  void release_at(const std::string& peer, const std::string& reservation);
   void run_drain();
 
   // node_outcome.cc
@@ -256,6 +264,11 @@ class Node {
   double last_tick_ = 1e18;
   Sleep sleep_;
   std::map<std::string, double> no_wake_before_;  // peers that did not wake
+  struct Reluctant {
+    unsigned times = 0;  // in a row
+    double until = 0;
+  };
+  std::map<std::string, Reluctant> reluctant_;  // peers that took no guest
   std::map<std::string, unsigned> capability_bits_;
   nlohmann::json last_unchanged_;  // refusal or advice: the same is not recorded every second
   double last_recorded_ = -1e18;

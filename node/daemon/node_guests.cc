@@ -25,25 +25,6 @@ constexpr milliseconds kGuestBoots{120'000};  // its kernel is unpacked on the w
 constexpr milliseconds kGuestEnds{3000};      // once it has moved away
 constexpr double kHeatHalfLife = 3600;        // seconds
 
-/// What a guest says of itself; null where it says nothing.
-struct Answer {
-  json load, migration;
-  Clock::time_point when;
-};
-
-Answer ask_for_load(const NodeClient& guest, bool moving) {
-  Answer answer;
-  try {
-    answer.load = ask_guest(guest, "/v1/load");
-    if (moving || text_in(answer.load, "state") == "migrating") {
-      answer.migration = ask_guest(guest, "/v1/migration");
-    }
-  } catch (const ClientError&) {  // ended just now, or hangs: its state tells
-  }
-  answer.when = Clock::now();
-  return answer;
-}
-
 std::string text_or_complain(const json& request, const char* key) {
   const auto text = text_in(request, key);
   if (!text) throw BadRequest(fmt::format("{} must be a string", key));
@@ -201,6 +182,25 @@ json Node::start(const json& request) {
   throw std::runtime_error(fmt::format("{} does not answer; its log is {}", name, log_of(name)));
 }
 
+/// What a guest says of itself; null where it says nothing.
+struct Node::Answer {
+  json load, migration;
+  Clock::time_point when;
+};
+
+Node::Answer Node::ask_for_load(const NodeClient& guest, bool moving) {
+  Answer answer;
+  try {
+    answer.load = ask_guest(guest, "/v1/load");
+    if (moving || text_in(answer.load, "state") == "migrating") {
+      answer.migration = ask_guest(guest, "/v1/migration");
+    }
+  } catch (const ClientError&) {  // ended just now, or hangs: its state tells
+  }
+  answer.when = Clock::now();
+  return answer;
+}
+
 /// All guests are asked at a time: one that hangs holds up the others for kGuestAnswers, once.
 void Node::look_after_guests(double now) {
   struct Asked {
@@ -218,33 +218,53 @@ void Node::look_after_guests(double now) {
                        })});
     }
   }
-  const double decay =
-      std::exp2(-std::chrono::duration<double>(config_.interval).count() / kHeatHalfLife);
   for (Asked& one : asked) {
     const Answer answer = one.answer.get();
     const std::lock_guard lock(mutex_);
-    ManagedGuest* guest = find(one.name);
-    if (guest == nullptr || guest->id != one.id) continue;  // the answer is of the one before
-    guest->heat *= decay;
-    const double memory = guest->memory;
-    if (answer.load.is_object()) guest->measure(answer.load, answer.when, policy_);
-    if (guest->memory != memory) keep(*guest);  // one that we did not start
-    guest->migration = field(answer.migration, "active");
-    if (guest->reserved) settle_reservation(*guest, now);
-    if (guest->unattended) settle_unattended(*guest, answer.migration);
-    if (!guest->promised.empty()) look_after_promise(*guest);
-    if (!guest->process.alive()) {
-      if (!guest->moving && !guest->gone)
-        fmt::print(stderr, "godwit: node: {} ended: {}\n", one.name, last_words(one.name));
-      forget(one.name);
-    } else if (!answer.load.is_object() && !guest->reserved && guest->state != "starting") {
-      guest->state = "silent";
-    }
+    take_answer(one.name, one.id, answer, now);
   }
   const HostSample host = host_load_.sample();
+  const double decay =
+      std::exp2(-std::chrono::duration<double>(config_.interval).count() / kHeatHalfLife);
   const std::lock_guard lock(mutex_);
+  for (auto& [name, guest] : guests_) guest.heat *= decay;
   host_ = host;
   changed_.notify_all();
+}
+
+/// Between two rounds. Blocks.
+void Node::look_after(const std::string& name, std::uint64_t id) {
+  std::shared_ptr<const NodeClient> line;
+  {
+    const std::lock_guard lock(mutex_);
+    const ManagedGuest* guest = find(name);
+    if (guest == nullptr || guest->id != id) return;
+    line = guest->line;
+  }
+  const Answer answer = ask_for_load(*line, false);
+  const std::lock_guard lock(mutex_);
+  take_answer(name, id, answer, seconds());
+  changed_.notify_all();
+}
+
+void Node::take_answer(const std::string& name, std::uint64_t id, const Answer& answer,
+                       double now) {
+  ManagedGuest* guest = find(name);
+  if (guest == nullptr || guest->id != id) return;  // the answer is of the one before
+  const double memory = guest->memory;
+  if (answer.load.is_object()) guest->measure(answer.load, answer.when, policy_);
+  if (guest->memory != memory) keep(*guest);  // one that we did not start
+  guest->migration = field(answer.migration, "active");
+  if (guest->reserved) settle_reservation(*guest, now);
+  if (guest->unattended) settle_unattended(*guest, answer.migration);
+  if (!guest->promised.empty()) look_after_promise(*guest);
+  if (!guest->process.alive()) {
+    if (!guest->moving && !guest->gone)
+      fmt::print(stderr, "godwit: node: {} ended: {}\n", name, last_words(name));
+    forget(name);
+  } else if (!answer.load.is_object() && !guest->reserved && guest->state != "starting") {
+    guest->state = "silent";
+  }
 }
 
 }  // namespace godwit::node

@@ -25,7 +25,8 @@ constexpr double kLeastRelief =
     0.02;  // of a host's load: what evens out less is noise, however cheap
 constexpr double kRecordAgain = 600;  // seconds: an unchanged reason to stay, or advice
 constexpr int kDrainTries = 3;
-constexpr int kPlanned = 1000;  // moves in a plan
+constexpr int kPlanned = 1000;     // moves in a plan
+constexpr double kReluctance = 3;  // intervals, doubled every time
 constexpr milliseconds kGuestsKnown{5000};
 
 std::string host_name(const std::vector<std::string>& hosts, std::uint64_t id) {
@@ -243,7 +244,10 @@ json Node::send(const std::string& name, const ManagedGuest::Going& going, json 
   {
     const std::lock_guard lock(mutex_);
     ManagedGuest* guest = find(name);
-    if (guest == nullptr) throw Conflict(fmt::format("{} has ended", name));
+    if (guest == nullptr) {
+      why = fmt::format("{} has ended", name);
+      return {};
+    }
     guest->going = going;
     keep(*guest);
     api = guest->api;
@@ -261,7 +265,7 @@ json Node::send(const std::string& name, const ManagedGuest::Going& going, json 
 
 /// Under the lock.
 void Node::end_move(const std::string& name, End end) {
-  ++counters_[end == End::kMoved ? "moves_completed" : "moves_failed"];
+  if (end != End::kBusy) ++counters_[end == End::kMoved ? "moves_completed" : "moves_failed"];
   ManagedGuest* guest = find(name);
   if (guest == nullptr) return;
   guest->gone = end == End::kMoved;
@@ -271,44 +275,63 @@ void Node::end_move(const std::string& name, End end) {
   keep(*guest);
 }
 
-/// Reserves at the peer, moves, and sees to it that the reservation does not outlive the attempt.
+/// A peer that took no guest of the balancer's is not looked at for a while, longer each time: what
+/// it says of itself, it may go on saying.
+void Node::hold_off(const std::string& peer) {
+  Reluctant& reluctant = reluctant_[peer];
+  reluctant.times = std::min(reluctant.times + 1, 10u);
+  const double interval = std::chrono::duration<double>(config_.interval).count();
+  const double pause = kReluctance * interval * static_cast<double>(1u << reluctant.times);
+  reluctant.until = seconds() + std::min(pause, policy_.cooldown_seconds);
+}
+
+/// The move is over: the peer settles the place, see release(), and is looked at anew. Blocks.
+void Node::release_at(const std::string& peer, const std::string& reservation) {
+  try {
+    peers_.request(peer, "DELETE", "/v1/reservations/" + reservation, nullptr, kReleaseTimeout);
+    peers_.ask_again(peer);
+  } catch (const ClientError&) {  // its next round sees a guest that has come, or the place expires
+  }
+}
+
+/// Reserves at the peer, moves, and tells it that the move is over, so that the reservation does
+/// not outlive the attempt.
 json Node::move_guest(const std::string& name, const std::string& peer, Errand errand,
                       json settings) {
   peers_.require(peer);
   const bool decided = errand.cause != Cause::kHand && errand.cause != Cause::kDrain;
   const Leaving leaving = begin_move(name, peer);
-  json report;
+  json report, place;
   std::string why;
   End end = End::kNotBegun;
   try {
-    const json place = peers_.request(peer, "POST", "/v1/reservations",
-                                      {{"guest", leaving.description},
-                                       {"from", config_.name},
-                                       {"forced", errand.cause == Cause::kHand},
-                                       {"record", decided ? errand.record : 0}},
-                                      kReserveTimeout);
-    end = End::kFailed;
+    place = peers_.request(peer, "POST", "/v1/reservations",
+                           {{"guest", leaving.description},
+                            {"from", config_.name},
+                            {"forced", errand.cause == Cause::kHand},
+                            {"record", decided ? errand.record : 0}},
+                           kReserveTimeout);
     if (errand.record == 0) errand.record = records_.add(errand.entry);
     report = send(name, {peer, text_in(place, "address").value_or(""), errand.record},
                   std::move(settings), why);
-    if (text_in(report, "status") == "completed") {
-      end = End::kMoved;
-    } else {
-      const std::string target = "/v1/reservations/" + text_in(place, "id").value_or("");
-      peers_.request(peer, "DELETE", target, nullptr, kReleaseTimeout);
-    }
+    end = text_in(report, "status") == "completed" ? End::kMoved : End::kFailed;
+    release_at(peer, text_in(place, "id").value_or(""));
   } catch (const ClientError& error) {
-    if (error.kind() == ClientError::Kind::kRefused) end = End::kFailed;
-    if (why.empty()) why = error.what();
+    why = error.what();
+    if (error.kind() == ClientError::Kind::kRefused) {
+      end = error.status() == 503 ? End::kBusy : End::kFailed;
+      report = {{"status", "refused"}};
+    }
   }
-  if (errand.record == 0 && end != End::kNotBegun) errand.record = records_.add(errand.entry);
+  if (errand.record == 0 && end == End::kFailed) errand.record = records_.add(errand.entry);
   if (end == End::kMoved && decided) note_undone(name, leaving.coming, peer);
   const std::lock_guard lock(mutex_);
   end_move(name, end);
-  if (errand.record != 0) {
-    conclude_record(errand.record, outcome_of(report, why));
-  }
-  if (report.is_null()) throw Conflict(why);
+  if (end == End::kMoved) reluctant_.erase(peer);
+  if (decided && place.is_null()) hold_off(peer);
+  if (errand.record != 0) conclude_record(errand.record, outcome_of(report, why));
+  if (end == End::kBusy) throw Busy(why);
+  if (report.is_null() || place.is_null()) throw Conflict(why);
   report["peer"] = peer;
   return report;
 }

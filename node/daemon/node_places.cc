@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <csignal>
 #include <filesystem>
+#include <utility>
 
 #include "balancer/rules.h"
 #include "node/control_socket.h"
@@ -19,6 +20,8 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 constexpr milliseconds kGuestListens{20'000};
+constexpr milliseconds kPlaceSettles{2000};
+constexpr milliseconds kLook{5};
 
 }  // namespace
 
@@ -45,7 +48,7 @@ ManagedGuest Node::admit(const json& description, const PlaceTerms& terms) {
   balancer::HostView self = self_view();
   self.has = capability_bits(config_.capabilities);
   if (self.incoming >= policy_.incoming_limit) {
-    throw Conflict(fmt::format("{} is taking in as many guests as it may", config_.name));
+    throw Busy(fmt::format("{} is taking in as many guests as it may", config_.name));
   }
   if (const ManagedGuest* leaving = find(terms.leaving); leaving != nullptr) {
     balancer::charge(self, guest_view(*leaving, now, {}), -1);
@@ -144,15 +147,26 @@ json Node::reserve(const json& request) {
 }
 
 void Node::release(const std::string& reservation) {
-  const std::lock_guard lock(mutex_);
-  for (auto& [name, guest] : guests_) {
-    if (guest.promised == reservation && !guest.moving) guest.promised.clear();
-  }
-  for (auto& [name, guest] : guests_) {
-    // Once its socket is there the move has begun, and the two processes settle it between them.
-    if (!guest.reserved || guest.reservation != reservation || socket_is_live(guest.api)) continue;
-    guest.process.signal(SIGTERM);
-    return;
+  bool ended = false;
+  for (const auto end = Clock::now() + kPlaceSettles; Clock::now() < end;) {
+    std::string name;
+    std::uint64_t id = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      for (auto& [its, guest] : guests_) {
+        if (guest.promised == reservation && !guest.moving) guest.promised.clear();
+        if (guest.reserved && guest.reservation == reservation) name = its;
+      }
+      ManagedGuest* place = find(name);
+      if (place == nullptr) return;
+      id = place->id;
+      // Once its socket is there the move has begun, and the two processes settle it between them.
+      if (!socket_is_live(place->api) && !std::exchange(ended, true)) {
+        place->process.signal(SIGTERM);
+      }
+    }
+    look_after(name, id);
+    std::this_thread::sleep_for(kLook);
   }
 }
 

@@ -193,10 +193,12 @@ void Node::swap_guests(const std::string& guest, const std::string& peer,
   } catch (const ClientError& error) {
     swap.out_why = error.what();
     swap.begun = error.kind() == ClientError::Kind::kRefused || !swap.there.empty();
+    const std::lock_guard lock(mutex_);
+    if (swap.there.empty()) hold_off(peer);
   } catch (const std::exception& error) {
     swap.out_why = error.what();
   }
-  if (!swap.out_done || !swap.back_done) release_both(swap);
+  settle_both(swap);
   if (swap.out_done) note_undone(guest, swap.leaving.coming, peer);
   conclude_swap(swap);
 }
@@ -230,13 +232,9 @@ void Node::reserve_both(Swap& swap) {
   swap.here_address = address_of_place(swap.partner, swap.here);
 }
 
-void Node::release_both(const Swap& swap) {
+void Node::settle_both(const Swap& swap) {
   if (!swap.here.empty()) release(swap.here);
-  if (swap.there.empty()) return;
-  try {
-    peers_.request(swap.peer, "DELETE", "/v1/reservations/" + swap.there, nullptr, kReleaseTimeout);
-  } catch (const ClientError&) {  // both end by themselves
-  }
+  if (!swap.there.empty()) release_at(swap.peer, swap.there);
 }
 
 void Node::send_out(Swap& swap) {

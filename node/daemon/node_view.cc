@@ -174,6 +174,11 @@ ClusterView Node::cluster_view(double now, Names& names, const std::string& only
   std::vector<std::size_t> chosen;
   for (std::size_t i = 0; i < peers.size(); ++i) {
     if (!only.empty() && peers[i].name != only) continue;
+    const auto reluctant = reluctant_.find(peers[i].name);
+    if (!view.drain && only.empty() && reluctant != reluctant_.end() &&
+        now < reluctant->second.until) {
+      continue;
+    }
     const bool sleeps = text_in(peers[i].view, "state") == "asleep";
     if (sleeps ? may_wake(peers[i], now) : peers[i].alive) chosen.push_back(i);
   }

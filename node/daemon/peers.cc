@@ -68,6 +68,7 @@ void Peers::ask_around() {
 }
 
 void Peers::ask(Peer& peer) {
+  const auto asked = Clock::now();
   json view;
   std::string why;
   try {
@@ -77,13 +78,14 @@ void Peers::ask(Peer& peer) {
   }
   const std::lock_guard lock(mutex_);
   if (why.empty()) {
-    take(peer, std::move(view));
+    take(peer, std::move(view), asked);
   } else {
     peer.why = std::move(why);
   }
 }
 
-void Peers::take(Peer& peer, json view) const {
+void Peers::take(Peer& peer, json view, Clock::time_point asked) const {
+  if (asked < peer.asked) return;  // it was asked again meanwhile, and answered that first
   const double protocol = number_in(view, "protocol").value_or(0);
   const std::string name = text_in(view, "name").value_or("");
   if (protocol != kProtocol) {
@@ -97,6 +99,7 @@ void Peers::take(Peer& peer, json view) const {
   } else {
     peer.why.clear();
     peer.view = std::move(view);
+    peer.asked = asked;
     peer.answered = Clock::now();
     peer.ever = true;
   }
@@ -120,7 +123,7 @@ std::vector<PeerState> Peers::states() const {
   return states;
 }
 
-const Peers::Peer& Peers::peer(const std::string& name) const {
+Peers::Peer& Peers::peer(const std::string& name) const {
   for (const auto& peer : peers_) {
     if (peer->config.name == name) return *peer;
   }

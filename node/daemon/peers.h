@@ -40,6 +40,8 @@ class Peers {
 
   /// Of all peers, in the order of the configuration.
   std::vector<PeerState> states() const;
+  /// Between two intervals: what it says of itself has changed. Blocks.
+  void ask_again(const std::string& name) { ask(peer(name)); }
   /// Every peer that is well has asked this node, as often as this one asks, by then.
   std::chrono::milliseconds heard_within() const { return 3 * interval_; }
   /// Throws std::out_of_range, in words, for what is no peer of ours.
@@ -53,17 +55,17 @@ class Peers {
   struct Peer {
     PeerConfig config;
     std::unique_ptr<NodeClient> client;
-    std::chrono::steady_clock::time_point answered;
+    std::chrono::steady_clock::time_point asked, answered;  // of the newest answer
     bool ever = false;
     std::string why = "not asked yet";
     nlohmann::json view;
     std::chrono::steady_clock::time_point due;
     bool asking = false;
   };
-  const Peer& peer(const std::string& name) const;
+  Peer& peer(const std::string& name) const;
   void ask_around();
   void ask(Peer& peer);
-  void take(Peer& peer, nlohmann::json view) const;
+  void take(Peer& peer, nlohmann::json view, std::chrono::steady_clock::time_point asked) const;
 
   const std::chrono::milliseconds interval_;
   const std::chrono::milliseconds silence_;

@@ -384,7 +384,7 @@ class NodeTest(NodeCase):
         self.assertEqual(status, 200, place)
         self.assertEqual(a.get()["host"]["incoming"], 1)
         status, refused = self.post(a, "/v1/reservations", {**wanted, "guest": {**wanted["guest"], "name": "g2"}})
-        self.assertEqual(status, 409)
+        self.assertEqual(status, 503)
         self.assertIn("as many guests as it may", refused["error"])
         self.eventually(lambda: a.get()["host"]["incoming"] == 0 and a.guests() == {}, 15, "the place is kept for ever")
         self.assertEqual(a.get()["counters"]["reservations_expired"], 1)
@@ -455,8 +455,17 @@ class NodeTest(NodeCase):
             self.assertIn(why, answer["error"])
         self.assertEqual(a.guests(), {})
 
-    def lying_peer(self, view):
+    def lying_peer(self, view, refusals=None):
         class Liar(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                refusals.append(time.monotonic())
+                self.rfile.read(int(self.headers["Content-Length"]))
+                body = b'{"error": "z is taking in as many guests as it may"}'
+                self.send_response(503)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
             def do_GET(self):
                 body = json.dumps(view).encode()
                 self.send_response(200)
@@ -472,13 +481,13 @@ class NodeTest(NodeCase):
         self.addCleanup(server.shutdown)
         return "%s:%d" % server.server_address
 
-    def with_liar(self, view):
+    def with_liar(self, view, refusals=None):
         with socket.socket() as s:
             s.bind(("127.0.0.2", 0))
             address = "%s:%d" % s.getsockname()
         node = Node(self, "a", address)
         self.nodes = [node]
-        liar = Node(self, "z", self.lying_peer(view))
+        liar = Node(self, "z", self.lying_peer(view, refusals))
         node.start([liar])
         return node
 
@@ -492,6 +501,18 @@ class NodeTest(NodeCase):
         time.sleep(3 * HOLD)
         self.assertEqual(a.moves(), [])
         self.assertEqual(a.get()["state"], "open")
+
+    def test_a_peer_that_says_it_is_empty_but_takes_nothing_is_asked_ever_more_rarely(self):
+        host = {"capacity": 8, "memory": 4096, "memory_used": 0, "link": 1250, "demand": 0, "forecast": {"mean": 0, "variance": 0}, "guests": 0,
+                "incoming": 0, "outgoing": 0}
+        asked = []
+        a = self.with_liar({"name": "z", "protocol": 1, "state": "open", "host": host}, asked)
+        a.boot("g1")
+        a.boot("g2")
+        self.eventually(lambda: len(asked) >= 3, 40, lambda: a.run("explain").stdout)
+        self.assertGreater(asked[2] - asked[1], 2 * 0.5, "0.6 s after the first time, 1.2 s after the second")
+        self.assertEqual({m["outcome"]["status"] for m in a.moves()}, {"refused"})
+        self.assertEqual((len(a.guests()), a.get()["counters"]["moves_failed"], a.get()["host"]["outgoing"]), (2, 0, 0))
 
     def test_a_peer_of_another_version_says_so(self):
         a = self.with_liar({"name": "z", "protocol": 99})
@@ -509,6 +530,8 @@ class NodeTest(NodeCase):
         here, there, also = (len(n.guests()) for n in (a, b, c))
         self.assertEqual((here, there + also), (0, 10))
         self.assertTrue(there <= 2 and also <= 9, f"a host has more than its memory holds: {there}, {also}")
+        self.assertEqual([(m["cause"], m["outcome"]["status"]) for m in a.moves()], [("drain", "completed")] * 10, "attempts that failed")
+        self.assertEqual((done.stderr, a.get()["counters"]["moves_failed"]), ("", 0))
         status, refused = self.post(a, "/v1/reservations", {"guest": {"name": "x", "cpus": 1, "memory": 16}, "from": "z"})
         self.assertEqual(status, 409)
         a.process.signal(signal.SIGTERM)
