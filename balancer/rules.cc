@@ -37,16 +37,19 @@ bool sane(const HostView& host) {
                      [](const GuestView& offer) { return sane(offer); });
 }
 
-bool allowed(const GuestView& guest, const HostView& target) {
-  if (!target.alive || target.closed || !(target.capacity > 0)) return false;
-  if ((guest.needs & ~target.has) != 0) return false;
-  if (target.memory > 0 && !(target.memory_used + guest.memory <= target.memory)) return false;
+Rule broken_rule(const GuestView& guest, const HostView& target) {
+  if (!target.alive || !(target.capacity > 0)) return Rule::kDown;
+  if (target.closed) return Rule::kClosed;
+  if ((guest.needs & ~target.has) != 0) return Rule::kNeeds;
+  if (target.memory > 0 && !(target.memory_used + guest.memory <= target.memory)) {
+    return Rule::kMemory;
+  }
   if (guest.keep_apart != 0 && std::find(target.groups.begin(), target.groups.end(),
                                          guest.keep_apart) != target.groups.end()) {
-    return false;
+    return Rule::kApart;
   }
   const double core = target.core > 0 ? target.core : target.capacity;
-  return std::max(guest.demand, guest.forecast.mean) <= core;
+  return std::max(guest.demand, guest.forecast.mean) <= core ? Rule::kNone : Rule::kCore;
 }
 
 bool has_room(const Forecast& load, const HostView& target, const PolicyConfig& policy) {

@@ -1,9 +1,12 @@
 // start, drain, undrain, mode, explain: one request each to the node of this host.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <ctime>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <utility>
 
 #include "node/commands.h"
 #include "node/control_socket.h"
@@ -14,6 +17,8 @@
 #include "node/exit_codes.h"
 #include "node/machine_options.h"
 #include "node/options.h"
+#include "node/progress_line.h"
+#include "node/report_text.h"
 
 namespace godwit::node {
 
@@ -89,6 +94,78 @@ void print_record(const json& record) {
   }
 }
 
+/// What a drain does, as its node's status tells it.
+class DrainWatch {
+ public:
+  explicit DrainWatch(bool as_json) : as_json_(as_json) {}
+
+  void plan(const json& plan) const {
+    if (as_json_) return print(plan);
+    for (const json& move : list_in(plan, "plan")) {
+      fmt::print("{} goes to {}\n", word(move, "guest"), word(move, "to"));
+    }
+    std::fflush(stdout);
+  }
+
+  void show(const json& status) {
+    const json& drain = field(status, "drain");
+    const json& moved = list_in(drain, "moved");
+    const double all = number_in(drain, "guests").value_or(0);
+    if (shown_ < moved.size()) line_.clear();
+    for (; shown_ < moved.size(); ++shown_) {
+      const json& move = moved[shown_];
+      if (as_json_) {
+        print(move);
+        continue;
+      }
+      fmt::print("{} at {}, {} of {:.0f}, {:.1f} s\n", word(move, "guest"), word(move, "to"),
+                 shown_ + 1, all, number_in(move, "total_ms").value_or(0) / 1000);
+      std::fflush(stdout);
+    }
+    if (text_in(status, "state") != "draining") return line_.clear();
+    complain(printable(text_in(status, "drain_trouble").value_or("")));
+    for (const json& move : list_in(status, "moves")) {
+      if (text_in(move, "from") != text_in(status, "name")) continue;
+      const std::string who = fmt::format("{} to {}  ", word(move, "guest"), word(move, "to"));
+      const auto room = ProgressLine::columns() - std::min<std::size_t>(60, who.size());
+      line_.draw(who + progress_bar(move, static_cast<unsigned>(room)));
+    }
+  }
+
+  /// The exit code; throws when guests are left.
+  int end(const json& status) const {
+    const std::string state = word(status, "state");
+    const std::size_t left = list_in(status, "guests").size();
+    if (as_json_) {
+      print({{"state", state}, {"guests_left", left}});
+    } else if (left == 0) {
+      fmt::print("empty, and closed until godwit undrain\n");
+    }
+    if (left == 0) return kExitOk;
+    if (state != "closed") throw std::runtime_error("the drain was stopped by undrain");
+    throw std::runtime_error(word(status, "drain_trouble"));
+  }
+
+ private:
+  static std::string word(const json& object, const char* key) {
+    return printable(text_in(object, key).value_or("?"));
+  }
+  static void print(const json& value) {
+    fmt::print("{}\n", value.dump());
+    std::fflush(stdout);
+  }
+  void complain(const std::string& trouble) {
+    if (std::exchange(trouble_, trouble) == trouble || trouble.empty()) return;
+    line_.clear();
+    fmt::print(stderr, "godwit: drain: {}\n", trouble);
+  }
+
+  const bool as_json_;
+  std::size_t shown_ = 0;  // of the guests that have moved
+  std::string trouble_;
+  ProgressLine line_;
+};
+
 }  // namespace
 
 int start_command(const Words& words) {
@@ -156,39 +233,19 @@ int drain_command(const Words& words) {
       "first move,\nand keeps the host closed until `godwit undrain`.",
       "Ctrl-C stops watching, not draining; `godwit undrain` stops it.\n"
       "Exit codes: 0 empty, 1 refused or failed (one line says why), 2 wrong usage.");
-  options.flag("json", "print the plan and the end as JSON lines");
+  options.flag("json", "print the plan, each guest that has moved, and the end as JSON lines");
   if (!with_node(options).parse(words)) return kExitOk;
   const NodeClient node = node_of(options);
   const json plan = node.request("PUT", "/v1/drain", json::object(), 10s);
-  if (options.on("json")) fmt::print("{}\n", plan.dump());
-  const json& moves = list_in(plan, "plan");
-  if (!options.on("json")) {
-    for (const json& move : moves) {
-      fmt::print("{} goes to {}\n", text_in(move, "guest").value_or("?"),
-                 text_in(move, "to").value_or("?"));
-    }
-  }
-  for (std::string trouble;;) {
-    const json status = node.request("GET", "/v1/node", nullptr, 10s);
-    const std::string state = text_in(status, "state").value_or("");
-    const std::size_t left = list_in(status, "guests").size();
-    if (const std::string now = text_in(status, "drain_trouble").value_or(""); now != trouble) {
-      trouble = now;
-      if (!now.empty()) fmt::print(stderr, "godwit: drain: {}\n", printable(now));
-    }
-    if (state != "draining") {
-      if (options.on("json")) {
-        fmt::print("{}\n", json{{"state", state}, {"guests_left", left}}.dump());
-      } else if (left == 0) {
-        fmt::print("empty, and closed until godwit undrain\n");
-      }
-      if (left > 0 && state != "closed")
-        throw std::runtime_error("the drain was stopped by undrain");
-      if (left > 0) throw std::runtime_error(fmt::format("{} guests are left: {}", left, trouble));
-      return kExitOk;
-    }
+  DrainWatch watch(options.on("json"));
+  watch.plan(plan);
+  json status;
+  do {
     std::this_thread::sleep_for(200ms);
-  }
+    status = node.request("GET", "/v1/node", nullptr, 10s);
+    watch.show(status);
+  } while (text_in(status, "state") == "draining");
+  return watch.end(status);
 }
 
 int undrain_command(const Words& words) {

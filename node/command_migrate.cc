@@ -1,6 +1,5 @@
 // migrate: asks the guest's process for a move, shows how it goes, and reports how it went.
 #include <fmt/format.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,6 +20,7 @@
 #include "node/exit_codes.h"
 #include "node/host_port.h"
 #include "node/options.h"
+#include "node/progress_line.h"
 #include "node/report_text.h"
 #include "node/units.h"
 
@@ -83,41 +83,15 @@ class MoveCall {
   std::thread thread_;
 };
 
-/// One line on the terminal that keeps being redrawn.
-class ProgressLine {
- public:
-  ProgressLine() : shown_(::isatty(STDERR_FILENO) == 1) {}
-  ~ProgressLine() { clear(); }
-  ProgressLine(const ProgressLine&) = delete;
-  ProgressLine& operator=(const ProgressLine&) = delete;
-
-  void update(const ControlClient& client) {
-    if (!shown_) return;
-    try {
-      const json active = client.get("/v1/migration").value("active", json());
-      if (active.is_object()) draw(progress_bar(active, columns() - 1));
-    } catch (const std::exception&) {
-      // The move's own answer will say what is wrong.
-    }
+void show_progress(ProgressLine& line, const ControlClient& client) {
+  if (!line.shown()) return;
+  try {
+    const json active = client.get("/v1/migration").value("active", json());
+    if (active.is_object()) line.draw(progress_bar(active, ProgressLine::columns()));
+  } catch (const std::exception&) {
+    // The move's own answer will say what is wrong.
   }
-  void clear() {
-    if (drawn_) fmt::print(stderr, "\r\033[K");
-    drawn_ = false;
-  }
-
- private:
-  void draw(const std::string& line) {
-    fmt::print(stderr, "\r\033[K{}", line);
-    drawn_ = true;
-  }
-  static unsigned columns() {
-    winsize size{};
-    return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;
-  }
-
-  const bool shown_;
-  bool drawn_ = false;
-};
+}
 
 void cancel(const ControlClient& client) {
   try {
@@ -145,7 +119,7 @@ json move(const ControlClient& client, std::function<json()> request) {
       cancel(client);
       cancelled = true;
     }
-    if (!call.done()) progress.update(client);
+    if (!call.done()) show_progress(progress, client);
   }
   return call.report();
 }

@@ -7,7 +7,6 @@
 
 #include <cerrno>
 #include <filesystem>
-#include <fstream>
 #include <system_error>
 
 #include "node/exit_codes.h"
@@ -44,7 +43,7 @@ Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
   adopt();
   end_orphans();
   close_records();
-  if (std::filesystem::exists(config_.directory + "/closed")) state_ = State::kClosed;
+  look_at_door();
   ticker_ = std::thread([this] { tick(); });
 }
 
@@ -94,17 +93,6 @@ void Node::tick() {
   }
 }
 
-/// A host that was closed for maintenance is still closed after a reboot.
-void Node::set_closed(bool closed) const {
-  const std::string file = config_.directory + "/closed";
-  std::error_code ignored;
-  if (closed) {
-    std::ofstream(file) << "godwit undrain opens this host again\n";
-  } else {
-    std::filesystem::remove(file, ignored);
-  }
-}
-
 json Node::set_mode(std::optional<Mode> mode, std::optional<balancer::Goal> goal) {
   const std::lock_guard lock(mutex_);
   if (mode) mode_ = *mode;
@@ -114,15 +102,6 @@ json Node::set_mode(std::optional<Mode> mode, std::optional<balancer::Goal> goal
     empty_since_ = -1;
   }
   return {{"mode", mode_name(mode_)}, {"goal", goal_name(policy_.goal)}};
-}
-
-void Node::undrain() {
-  const std::lock_guard lock(mutex_);
-  if (state_ == State::kAsleep) get_up("opened by a person");
-  state_ = State::kOpen;
-  set_closed(false);
-  empty_since_ = -1;
-  drain_trouble_.clear();
 }
 
 }  // namespace godwit::node

@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 #include <set>
 #include <string>
@@ -201,7 +202,33 @@ class Node {
   void end_move(const std::string& guest, End end);
   void hold_off(const std::string& peer);
   void release_at(const std::string& peer, const std::string& reservation);
+
+  // node_drain.cc
+  struct Drain {
+    std::size_t guests = 0;                          // when it began
+    nlohmann::json moved = nlohmann::json::array();  // {guest, to, total_ms}, as they went
+    std::string trouble;                             // what it is waiting for, or how it ended
+    double since = 0;                                // nothing has got on
+  };
+  struct DrainStep {
+    enum class What { kWait, kWake, kMove } what = What::kWait;
+    std::string guest, to;
+    nlohmann::json entry;  // for its record
+  };
+  void await_known_guests(std::unique_lock<std::mutex>& lock);
+  void check_drainable() const;
+  std::string drain_obstacle(const balancer::Decision& refusal, const balancer::ClusterView& view,
+                             const Names& names) const;
+  std::string against(const ManagedGuest& guest, const PeerState& peer, std::uint64_t id,
+                      const balancer::ClusterView& view) const;
+  void begin_drain();
   void run_drain();
+  std::optional<DrainStep> next_step();
+  void drain_one(const DrainStep& step);
+  void end_drain(const std::string& how);
+  void say_of_drain(const std::string& trouble);
+  void set_door() const;
+  void look_at_door();
 
   // node_outcome.cc
   static nlohmann::json outcome_of(const nlohmann::json& report, const std::string& why);
@@ -235,7 +262,6 @@ class Node {
   bool may_wake(const PeerState& peer, double now) const;
 
   void tick();
-  void set_closed(bool closed) const;
   double seconds() const;
 
   const NodeConfig config_;
@@ -253,6 +279,7 @@ class Node {
   std::uint64_t next_id_ = 1;
   std::list<Move> moves_;
   std::vector<Verdict> verdicts_;
+  std::uint64_t rounds_ = 0;
   HostLoad host_load_;
   HostSample host_;
   balancer::OverloadDetector detector_;
@@ -273,7 +300,7 @@ class Node {
   nlohmann::json last_unchanged_;  // refusal or advice: the same is not recorded every second
   double last_recorded_ = -1e18;
   std::map<std::string, std::uint64_t> counters_;
-  std::string drain_trouble_;
+  Drain drain_;
   std::mt19937_64 random_{std::random_device{}()};
   std::thread drainer_;
   std::thread sleeper_;

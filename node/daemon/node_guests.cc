@@ -229,6 +229,7 @@ void Node::look_after_guests(double now) {
   const std::lock_guard lock(mutex_);
   for (auto& [name, guest] : guests_) guest.heat *= decay;
   host_ = host;
+  ++rounds_;
   changed_.notify_all();
 }
 

@@ -24,10 +24,8 @@ namespace {
 constexpr double kLeastRelief =
     0.02;  // of a host's load: what evens out less is noise, however cheap
 constexpr double kRecordAgain = 600;  // seconds: an unchanged reason to stay, or advice
-constexpr int kDrainTries = 3;
-constexpr int kPlanned = 1000;     // moves in a plan
-constexpr double kReluctance = 3;  // intervals, doubled every time
-constexpr milliseconds kGuestsKnown{5000};
+constexpr int kPlanned = 1000;        // moves in a plan
+constexpr double kReluctance = 3;     // intervals, doubled every time
 
 std::string host_name(const std::vector<std::string>& hosts, std::uint64_t id) {
   return id < hosts.size() ? hosts[id] : "?";
@@ -350,112 +348,6 @@ json Node::migrate(const std::string& guest, const std::string& peer, const json
     errand.entry = entry_of(decision, view, names);
   }
   return move_guest(guest, peer, std::move(errand), settings);
-}
-
-json Node::drain() {
-  std::unique_lock lock(mutex_);
-  if (state_ == State::kDraining) throw Conflict(config_.name + " is being drained already");
-  if (!moves_.empty()) throw Conflict("a move is under way: wait for its end");
-  const auto known = [this] {
-    return std::none_of(guests_.begin(), guests_.end(), [](const auto& entry) {
-      return entry.second.state == "starting" || entry.second.state == "booting";
-    });
-  };
-  changed_.wait_for(lock, kGuestsKnown, known);  // what has just been started
-  const State before = state_;
-  state_ = State::kDraining;
-  Names names;
-  const ClusterView view = cluster_view(seconds(), names);
-  json plan = json::array();
-  for (const Decision& decision : balancer::decide(view, policy_)) {
-    if (decision.action == Action::kRefuse) {
-      record(decision, view, names);
-      state_ = before;
-      throw Conflict(
-          fmt::format("{} cannot be drained: {}", config_.name,
-                      balancer::explain(
-                          decision,
-                          [&](std::uint64_t guest) {
-                            const auto found = names.guests.find(guest);
-                            return found == names.guests.end() ? "?" : found->second;
-                          },
-                          [&](std::uint64_t host) { return host_name(names.hosts, host); })));
-    }
-    if (decision.action == Action::kMove) {
-      plan.push_back({{"guest", names.guests[decision.guest]},
-                      {"to", host_name(names.hosts, decision.target)}});
-    }
-  }
-  drain_trouble_.clear();
-  set_closed(true);
-  lock.unlock();
-  if (drainer_.joinable()) drainer_.join();
-  drainer_ = std::thread([this] { run_drain(); });
-  return {{"plan", plan}};
-}
-
-/// One guest after another, planned anew before each: the cluster goes on living meanwhile.
-void Node::run_drain() {
-  int failures = 0;
-  for (;;) {
-    std::string guest;
-    std::string target;
-    bool wake = false;
-    Errand errand{Cause::kDrain, 0, {}};
-    {
-      std::unique_lock lock(mutex_);
-      if (ending_ || state_ != State::kDraining) return;
-      if (std::all_of(guests_.begin(), guests_.end(),
-                      [](const auto& entry) { return entry.second.gone; })) {
-        state_ = State::kClosed;
-        return;
-      }
-      Names names;
-      const ClusterView view = cluster_view(seconds(), names);
-      for (const Decision& decision : balancer::decide(view, policy_)) {
-        if (decision.action == Action::kRefuse && failures == 0) {
-          drain_trouble_ = fmt::format("waiting: {}", balancer::name(decision.obstacle));
-        }
-        wake = decision.action == Action::kWake;
-        if (decision.action != Action::kMove && !wake) continue;
-        guest = names.guests[decision.guest];
-        target = host_name(names.hosts, decision.target);
-        errand.entry = entry_of(decision, view, names);
-        break;
-      }
-      if (guest.empty() && !wake) {
-        changed_.wait_for(lock, config_.interval);
-        if (++failures > 100 * kDrainTries) {
-          state_ = State::kClosed;
-          drain_trouble_ = "given up: no peer takes the guests that are left";
-          return;
-        }
-        continue;
-      }
-    }
-    if (wake) {
-      wake_peer(target, records_.add(errand.entry));
-      continue;
-    }
-    try {
-      const json report = move_guest(guest, target, std::move(errand), json::object());
-      if (text_in(report, "status") == "completed") {
-        failures = 0;
-        const std::lock_guard lock(mutex_);
-        drain_trouble_.clear();
-        continue;
-      }
-      throw Conflict(text_in(report, "reason").value_or("the move failed"));
-    } catch (const std::exception& error) {
-      std::unique_lock lock(mutex_);
-      drain_trouble_ = fmt::format("{} to {}: {}", guest, target, error.what());
-      if (++failures >= 10 * kDrainTries) {
-        state_ = State::kClosed;
-        return;
-      }
-      changed_.wait_for(lock, config_.interval);
-    }
-  }
 }
 
 }  // namespace godwit::node

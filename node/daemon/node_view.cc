@@ -349,7 +349,8 @@ json Node::status() {
     counters[key] = counters_[key];
   }
   status["counters"] = counters;
-  status["drain_trouble"] = drain_trouble_;
+  status["drain"] = {{"guests", drain_.guests}, {"moved", drain_.moved}};
+  status["drain_trouble"] = drain_.trouble;
   return status;
 }
 

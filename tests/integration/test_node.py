@@ -4,6 +4,7 @@ capacity of its own and small guests."""
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -458,6 +459,8 @@ class NodeTest(NodeCase):
     def lying_peer(self, view, refusals=None):
         class Liar(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
+                if refusals is None:
+                    return self.send_error(501)
                 refusals.append(time.monotonic())
                 self.rfile.read(int(self.headers["Content-Length"]))
                 body = b'{"error": "z is taking in as many guests as it may"}'
@@ -524,8 +527,13 @@ class NodeTest(NodeCase):
         a, b, c = self.cluster(a={"mode": "off", "cpus": 4}, b={"mode": "off", "memory": "64M"}, c={"mode": "off", "memory": "288M"})
         for i in range(10):
             a.boot(f"g{i}", kernel="idle.elf", append="")
+        a.boot("ending", kernel="idle.elf", append="")
+        subprocess.run([GODWIT, "stop", "--force", a.folder / "run/ending.sock"], check=True, timeout=20 * PATIENCE)
         done = a.run("drain")
         self.assertEqual(done.returncode, 0, done.stderr)
+        progress = [m for line in done.stdout.splitlines() if (m := re.fullmatch(r"(g\d) at [bc], (\d+) of 10, \d+\.\d s", line))]
+        self.assertEqual(([int(m[2]) for m in progress], len({m[1] for m in progress})), (list(range(1, 11)), 10), done.stdout)
+        self.assertEqual(len(a.process.err.find(r"drain: g\d at [bc], \d+ of 10")), 10, a.process.err.text())
         self.assertIn("empty, and closed until godwit undrain", done.stdout)
         here, there, also = (len(n.guests()) for n in (a, b, c))
         self.assertEqual((here, there + also), (0, 10))
@@ -545,11 +553,38 @@ class NodeTest(NodeCase):
         a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off", "memory": "64M"})
         for i in range(4):
             a.boot(f"g{i}", kernel="idle.elf", append="")
-        done = a.run("drain")
-        self.assertEqual(done.returncode, 1)
-        self.assertIn("cannot be drained", done.stderr)
-        self.assertEqual(len(done.stderr.strip().splitlines()), 1)
-        self.assertEqual((len(a.guests()), len(b.guests()), a.get()["state"]), (4, 0, "open"))
+        def refused(why):
+            done = a.run("drain")
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stderr, f"^godwit: drain: a cannot be drained: {why}\n$")
+            self.assertEqual((len(b.guests()), a.get()["state"]), (0, "open"))
+
+        refused(r"g\d \(32 MB\) fits nowhere: b has room for the others only")
+        a.boot("large", kernel="pattern.elf", memory="128M")
+        self.eventually(lambda: a.guests()["large"]["demand"] > 0.3, 10)  # the largest load is placed first
+        refused(r"large \(128 MB\) fits nowhere: b has 64 of 64 MB left")
+        a.boot("still", "--pin", kernel="idle.elf", append="")
+        refused("still is pinned")
+
+    def test_a_drain_waits_for_a_busy_target_and_goes_on_after_a_restart(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
+        for name in ("g1", "g2"):
+            a.boot(name, kernel="idle.elf", append="")
+        status, place = self.post(b, "/v1/reservations", {"guest": {"name": "h1", "cpus": 1, "memory": 16}, "from": "z"})
+        self.assertEqual(status, 200, place)  # which nobody will use, for three seconds
+        drains = [Process([GODWIT, "drain", "--node", a.socket]) for _ in range(2)]
+        for drain in drains:
+            self.addCleanup(drain.end)
+        self.eventually(lambda: any(not d.alive() for d in drains), 10)
+        second, first = sorted(drains, key=lambda d: d.alive())
+        self.assertEqual(second.err.text(), "godwit: drain: a is being drained already\n")
+        self.assertIsNotNone(first.err.wait("waiting: b is taking in as many guests as it may", 3), first.err.text())
+        a.process.signal(signal.SIGKILL)
+        self.assertEqual(first.wait(10), 1)
+        a.start([b])
+        self.assertIsNotNone(a.process.err.wait("the drain that a restart interrupted goes on, 2 guests are left", 5), a.process.err.text())
+        self.eventually(lambda: a.get()["state"] == "closed", 20, lambda: a.process.err.text())
+        self.assertEqual((set(b.guests()), a.get()["counters"]["moves_failed"]), ({"g1", "g2"}, 0))
 
     def test_two_overloaded_nodes_do_not_crowd_one_target(self):
         a, b, c = self.cluster(a={"cpus": 0.6}, b={"cpus": 0.6}, c={"cpus": 1.3})
