@@ -43,7 +43,8 @@ constexpr const char* kHelp =
     "--help,\n"
     "7 the link was lost in post-copy: the guest runs at the destination and waits for memory that "
     "is here;\n"
-    "  godwit migrate NAME --resume goes on, godwit stop --force at both ends gives the guest up.";
+    "  godwit migrate NAME --resume goes on, godwit stop --force at both ends gives the guest up,\n"
+    "9 the node ended during a move to PEER: it goes on without it.";
 
 sigset_t interrupts() {
   sigset_t set;
@@ -242,13 +243,23 @@ int migrate_command(const Words& words) {
   const NodeClient node(
       options.has("node") ? options.text("node") : runtime_directory() + "/node.api", nullptr);
   const ControlClient client(to_peer ? guest_of(node, options.text("NAME")) : options.text("NAME"));
-  const json report = move(client, [&] {
-    body["to"] = to;
-    if (!to_peer) return client.post("/v1/migrate", body);
-    body["guest"] = options.text("NAME");
-    return node.request("POST", "/v1/moves", body, kMoveTimeout);
-  });
-  return tell(client.name(), to, report, options.on("json"));
+  const std::string name = options.text("NAME");
+  try {
+    const json report = move(client, [&] {
+      body["to"] = to;
+      if (!to_peer) return client.post("/v1/migrate", body);
+      body["guest"] = name;
+      return node.request("POST", "/v1/moves", body, kMoveTimeout);
+    });
+    return tell(name, to, report, options.on("json"));
+  } catch (const ClientError& error) {
+    if (!to_peer || error.kind() != ClientError::Kind::kLost) throw;
+    fmt::print(stderr,
+               "godwit: migrate: {}: the move goes on without it, or is over; godwit status {} "
+               "tells, here and at {}\n",
+               error.what(), name, to);
+    return kExitNodeLost;
+  }
 }
 
 }  // namespace godwit::node

@@ -613,14 +613,16 @@ class NodeTest(NodeCase):
         done = a.run("migrate", "g1", "--to", "b", "--json")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(json.loads(done.stdout)["peer"], "b")
+        a.boot("g3", kernel="idle.elf", append="")
+        self.assertIn("g3 runs at b now\n", a.run("migrate", "g3", "--to", "b").stdout)
         self.eventually(lambda: b.guests().get("g1", {}).get("state") == "running", 5)
         self.assertEqual((b.guests()["g1"]["left"], b.guests()["g1"]["sensitivity"]), ("a", 3.0))
         self.eventually(lambda: a.guests() == {}, 5)
-        record, = a.get("/v1/decisions")
+        record, _ = a.get("/v1/decisions")
         self.assertEqual((record["cause"], record["guest"], record["to"], record["outcome"]["status"]), ("by hand", "g1", "b", "completed"))
         self.assertGreater(record["predicted"]["seconds"], 0)
         self.assertEqual(b.run("drain").returncode, 0)
-        self.assertEqual([(d["cause"], d["outcome"]["status"]) for d in b.get("/v1/decisions")], [("drain", "completed")])
+        self.assertEqual([(d["cause"], d["outcome"]["status"]) for d in b.get("/v1/decisions")], [("drain", "completed")] * 2)
         self.assertNotIn("verdict", a.get("/v1/decisions")[0]["outcome"])
         a.process.signal(signal.SIGKILL)
         a.process.wait(5)
@@ -669,10 +671,12 @@ class NodeTest(NodeCase):
 
     def test_a_move_survives_the_nodes_of_both_ends(self):
         a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
-        self.slow_move(a, b)
+        mover = self.slow_move(a, b)
         for node in (a, b):
             node.process.signal(signal.SIGKILL)
             node.process.wait(5)
+        self.assertEqual(mover.wait(10), 9, mover.err.text())
+        self.assertIn("the move goes on without it, or is over; godwit status g1 tells, here and at b", mover.err.text())
         a.start([b])
         b.start([a])
         there = b.get()["host"]
