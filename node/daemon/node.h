@@ -199,6 +199,7 @@ class Node {
     kNotBegun,  // the peer cannot be asked
     kBusy,      // it says: not now
   };
+  static End end_of(const ClientError& refusal);
   void end_move(const std::string& guest, End end);
   void hold_off(const std::string& peer);
   void release_at(const std::string& peer, const std::string& reservation);

@@ -25,7 +25,6 @@ void Node::keep(const ManagedGuest& guest) const {
       {"api", guest.api},
       {"cpus", guest.cpus},
       {"memory", guest.memory},
-      {"reserved", guest.reserved},
       {"last_move", guest.last_move},
       {"heat", guest.heat},
       {"left", guest.left},
@@ -154,6 +153,7 @@ json Node::last_report(const std::string& name, const std::string& address) cons
 /// A move that an earlier node began, as the guest tells it when it is over. Under the lock.
 void Node::settle_unattended(ManagedGuest& guest, const json& migration) {
   json report;
+  End end = End::kFailed;
   if (!guest.process.alive()) {
     report = last_report(guest.name, guest.going.address);
   } else if (guest.state == "migrating" || !migration.is_object()) {
@@ -162,11 +162,13 @@ void Node::settle_unattended(ManagedGuest& guest, const json& migration) {
     report = field(migration, "last_report");
     if (text_in(report, "to") != guest.going.address) {
       report = {{"status", "failed"}, {"reason", "the node ended before the move began"}};
+      end = End::kNotBegun;
     }
   }
+  if (text_in(report, "status") == "completed") end = End::kMoved;
   guest.unattended = false;
   const std::uint64_t record = guest.going.record;
-  end_move(guest.name, text_in(report, "status") == "completed" ? End::kMoved : End::kFailed);
+  end_move(guest.name, end);
   conclude_unattended(guest.name, record, report);
 }
 

@@ -261,6 +261,12 @@ json Node::send(const std::string& name, const ManagedGuest::Going& going, json 
   return report;
 }
 
+/// Of a move for which the peer keeps no place.
+Node::End Node::end_of(const ClientError& refusal) {
+  if (refusal.kind() != ClientError::Kind::kRefused) return End::kNotBegun;
+  return refusal.status() == 503 ? End::kBusy : End::kFailed;
+}
+
 /// Under the lock.
 void Node::end_move(const std::string& name, End end) {
   if (end != End::kBusy) ++counters_[end == End::kMoved ? "moves_completed" : "moves_failed"];
@@ -316,10 +322,8 @@ json Node::move_guest(const std::string& name, const std::string& peer, Errand e
     release_at(peer, text_in(place, "id").value_or(""));
   } catch (const ClientError& error) {
     why = error.what();
-    if (error.kind() == ClientError::Kind::kRefused) {
-      end = error.status() == 503 ? End::kBusy : End::kFailed;
-      report = {{"status", "refused"}};
-    }
+    end = end_of(error);
+    if (end != End::kNotBegun) report = {{"status", "refused"}};
   }
   if (errand.record == 0 && end == End::kFailed) errand.record = records_.add(errand.entry);
   if (end == End::kMoved && decided) note_undone(name, leaving.coming, peer);

@@ -192,9 +192,11 @@ void Node::swap_guests(const std::string& guest, const std::string& peer,
     if (!swap.partner_first && swap.out_done) fetch_back(swap);
   } catch (const ClientError& error) {
     swap.out_why = error.what();
-    swap.begun = error.kind() == ClientError::Kind::kRefused || !swap.there.empty();
-    const std::lock_guard lock(mutex_);
-    if (swap.there.empty()) hold_off(peer);
+    if (swap.there.empty()) {
+      swap.out_end = end_of(error);
+      const std::lock_guard lock(mutex_);
+      hold_off(peer);
+    }
   } catch (const std::exception& error) {
     swap.out_why = error.what();
   }
@@ -307,7 +309,7 @@ void Node::conclude_swap(const Swap& swap) {
                swap.peer, reason);
   }
   const std::lock_guard lock(mutex_);
-  end_move(swap.guest, swap.out_done ? End::kMoved : swap.begun ? End::kFailed : End::kNotBegun);
+  end_move(swap.guest, swap.out_done ? End::kMoved : swap.out_end);
   conclude_record(swap.record, outcome);
 }
 
