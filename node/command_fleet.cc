@@ -8,10 +8,10 @@
 #include "node/commands.h"
 #include "node/control_socket.h"
 #include "node/daemon/json_fields.h"
-#include "node/daemon/node_client.h"
 #include "node/daemon/node_config.h"
 #include "node/daemon/screen_text.h"
 #include "node/exit_codes.h"
+#include "node/local_node.h"
 #include "node/machine_options.h"
 #include "node/options.h"
 
@@ -23,15 +23,6 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr const char* kCodes = "Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage.";
-
-Options& with_node(Options& options) {
-  return options.value("node", "SOCKET", "of the node, instead of the one of this host");
-}
-
-NodeClient node_of(const Options& options) {
-  return NodeClient(options.has("node") ? options.text("node") : runtime_directory() + "/node.api",
-                    nullptr);
-}
 
 std::string when(const json& record) {
   const auto time = static_cast<std::time_t>(number_in(record, "time").value_or(0));
@@ -98,7 +89,7 @@ int start_command(const Words& words) {
       .value("apart", "GROUP", "at most one guest of the group on a host")
       .value("together", "GROUP", "guests of the group stay on one host")
       .flag("pin", "never move it");
-  if (!with_node(options).parse(words)) return kExitOk;
+  if (!LocalNode::add_option(options).parse(words)) return kExitOk;
   const vmm::MachineConfig config = machine_config(options);
   json disks = json::array();
   for (const vmm::DiskConfig& disk : config.disks) {
@@ -134,7 +125,7 @@ int start_command(const Words& words) {
     request["vsock"] = {{"cid", config.vsock.cid}, {"path", config.vsock.path}};
   }
   if (!config.initrd.empty()) request["initrd"] = config.initrd;
-  const json status = node_of(options).request("POST", "/v1/guests", request, 130s);
+  const json status = LocalNode(options).request("POST", "/v1/guests", request, 130s);
   fmt::print("{} runs (pid {})\n", config.name,
              static_cast<long>(number_in(status, "pid").value_or(0)));
   return kExitOk;
@@ -148,8 +139,8 @@ int drain_command(const Words& words) {
       "Ctrl-C stops watching, not draining; `godwit undrain` stops it.\n"
       "Exit codes: 0 empty, 1 refused or failed (one line says why), 2 wrong usage.");
   options.flag("json", "print the plan and the end as JSON lines");
-  if (!with_node(options).parse(words)) return kExitOk;
-  const NodeClient node = node_of(options);
+  if (!LocalNode::add_option(options).parse(words)) return kExitOk;
+  const LocalNode node(options);
   const json plan = node.request("PUT", "/v1/drain", json::object(), 10s);
   if (options.on("json")) fmt::print("{}\n", plan.dump());
   const json& moves = list_in(plan, "plan");
@@ -185,8 +176,9 @@ int drain_command(const Words& words) {
 int undrain_command(const Words& words) {
   Options options("undrain [--node SOCKET]",
                   "Opens a drained host to guests again, and stops a drain.", kCodes);
-  if (!with_node(options).parse(words)) return kExitOk;
-  node_of(options).request("PUT", "/v1/undrain", json::object(), 10s);
+  if (!LocalNode::add_option(options).parse(words)) return kExitOk;
+  const json opened = LocalNode(options).request("PUT", "/v1/undrain", json::object(), 10s);
+  fmt::print("{} is open\n", printable(text_in(opened, "name").value_or("?")));
   return kExitOk;
 }
 
@@ -202,7 +194,7 @@ int mode_command(const Words& words) {
   options.optional_argument("mode")
       .value("goal", "GOAL", "balance: even loads; consolidate: empty hosts, save energy")
       .flag("json", "print the mode and the goal as JSON");
-  if (!with_node(options).parse(words)) return kExitOk;
+  if (!LocalNode::add_option(options).parse(words)) return kExitOk;
   json wanted = json::object();
   if (options.has("mode")) {
     if (!mode_named(options.text("mode"))) {
@@ -216,7 +208,7 @@ int mode_command(const Words& words) {
     }
     wanted["goal"] = options.text("goal");
   }
-  const NodeClient node = node_of(options);
+  const LocalNode node(options);
   const json now = wanted.empty() ? node.request("GET", "/v1/view", nullptr, 10s)
                                   : node.request("PUT", "/v1/mode", wanted, 10s);
   const std::string mode = text_in(now, "mode").value_or("?");
@@ -236,7 +228,7 @@ int explain_command(const Words& words) {
       kCodes);
   options.value("guest", "NAME", "only decisions about this guest")
       .flag("json", "print the records as JSON");
-  if (!with_node(options).parse(words)) return kExitOk;
+  if (!LocalNode::add_option(options).parse(words)) return kExitOk;
   std::string target = "/v1/decisions";
   if (options.has("guest")) {
     if (const std::string why = name_complaint(options.text("guest")); !why.empty()) {
@@ -244,7 +236,7 @@ int explain_command(const Words& words) {
     }
     target += "/" + options.text("guest");
   }
-  const json records = node_of(options).request("GET", target, nullptr, 10s);
+  const json records = LocalNode(options).request("GET", target, nullptr, 10s);
   if (options.on("json")) {
     fmt::print("{}\n", records.dump(2));
   } else if (records.empty()) {

@@ -9,17 +9,17 @@
 #include <csignal>
 #include <ctime>
 #include <exception>
-#include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
 #include "node/commands.h"
 #include "node/control_client.h"
 #include "node/control_socket.h"
-#include "node/daemon/node_client.h"
 #include "node/exit_codes.h"
 #include "node/host_port.h"
+#include "node/local_node.h"
 #include "node/options.h"
 #include "node/report_text.h"
 #include "node/units.h"
@@ -150,12 +150,6 @@ json move(const ControlClient& client, std::function<json()> request) {
   return call.report();
 }
 
-/// The socket of a guest of the node: they are side by side.
-std::string guest_of(const NodeClient& node, const std::string& name) {
-  if (const std::string why = name_complaint(name); !why.empty()) throw UsageError(why);
-  return (std::filesystem::path(node.address()).parent_path() / (name + ".sock")).string();
-}
-
 int exit_code(const std::string& status) {
   if (status == "completed") return kExitOk;
   if (status == "cancelled") return kExitCancelled;
@@ -265,14 +259,15 @@ int migrate_command(const Words& words) {
             {"verify", options.on("verify")},
             {"throttle_percent", options.count("throttle", 0, 95)},
             {"streams", options.count("streams", 0, 16)}};
-  const NodeClient node(
-      options.has("node") ? options.text("node") : runtime_directory() + "/node.api", nullptr);
-  const ControlClient client(to_peer ? guest_of(node, options.text("NAME")) : options.text("NAME"));
+  std::optional<LocalNode> node;
+  if (to_peer) node.emplace(options);
+  const ControlClient client(node ? node->socket_of_guest(options.text("NAME"))
+                                  : options.text("NAME"));
   const json report = move(client, [&] {
     body["to"] = to;
-    if (!to_peer) return client.post("/v1/migrate", body);
+    if (!node) return client.post("/v1/migrate", body);
     body["guest"] = options.text("NAME");
-    return node.request("POST", "/v1/moves", body, kMoveTimeout);
+    return node->request("POST", "/v1/moves", body, kMoveTimeout);
   });
   return tell(client.name(), to, report, options.on("json"));
 }

@@ -12,20 +12,9 @@ namespace godwit::node {
 
 using nlohmann::json;
 
-namespace {
-
-std::string made(const std::string& directory) {
-  for (const char* below : {"", "/guests", "/log", "/console"}) {
-    std::filesystem::create_directories(directory + below);
-  }
-  return directory;
-}
-
-}  // namespace
-
 Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
     : config_(std::move(config)),
-      records_(made(config_.directory) + "/decisions.jsonl"),
+      records_(config_.directory + "/decisions.jsonl"),
       mode_(config_.mode),
       policy_(config_.policy),
       peers_(config_, tls) {
@@ -103,13 +92,14 @@ json Node::set_mode(std::optional<Mode> mode, std::optional<balancer::Goal> goal
   return {{"mode", mode_name(mode_)}, {"goal", goal_name(policy_.goal)}};
 }
 
-void Node::undrain() {
+json Node::undrain() {
   const std::lock_guard lock(mutex_);
   if (state_ == State::kAsleep) get_up("opened by a person");
   state_ = State::kOpen;
   set_closed(false);
   empty_since_ = -1;
   drain_trouble_.clear();
+  return {{"name", config_.name}, {"state", "open"}};
 }
 
 }  // namespace godwit::node

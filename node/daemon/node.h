@@ -55,8 +55,8 @@ class Node {
   /// Closes this node and moves its guests away, by a plan that fits as a whole or is refused
   /// (Conflict) with nothing changed. Returns once the moves have begun. Blocks for the plan.
   nlohmann::json drain();
-  /// Opens the node; it is awake, too, if it was asleep.
-  void undrain();
+  /// Opens the node; it is awake, too, if it was asleep. Returns {name, state}.
+  nlohmann::json undrain();
   /// A peer needs this node's room. Throws Conflict once it is powering down. Returns {state}.
   nlohmann::json wake();
   /// Until this process ends; what is empty stays. Returns {mode, goal}.

@@ -90,11 +90,7 @@ constexpr Endpoint kEndpoints[] = {
        return ok(node.give_back(required(body, "reservation"), required(body, "to")));
      }},
     {"PUT", "/v1/drain", [](Node& node, const json&) { return ok(node.drain()); }},
-    {"PUT", "/v1/undrain",
-     [](Node& node, const json&) {
-       node.undrain();
-       return done();
-     }},
+    {"PUT", "/v1/undrain", [](Node& node, const json&) { return ok(node.undrain()); }},
     {"PUT", "/v1/mode", set_mode},
     {"PUT", "/v1/wake", [](Node& node, const json&) { return ok(node.wake()); }},
     {"GET", "/metrics",

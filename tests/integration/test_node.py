@@ -409,7 +409,7 @@ class NodeTest(NodeCase):
         a.process.wait(10)
         a.start([b, c])
         self.assertEqual(a.get()["state"], "closed", "a restart opened it")
-        self.assertEqual(a.run("undrain").returncode, 0)
+        self.assertEqual(a.run("undrain").stdout, "a is open\n")
         self.assertEqual(a.get()["state"], "open")
 
     def test_a_drain_that_does_not_fit_is_refused_before_anything_moves(self):
@@ -590,14 +590,33 @@ class NodeTest(NodeCase):
 
     def test_bad_configuration_is_one_line(self):
         path = self.folder / "bad.json"
-        for text, why in (("{", "no valid JSON"), ('{"nmae": "a"}', '"nmae": no such key'), ('{"cpus": -1}', '"cpus": must be a number'),
+        for text, why in (("{", "no valid JSON: line 1, column 2"), ('{"nmae": "a"}', '"nmae": no such key'), ('{"cpus": -1}', '"cpus": must be a number'),
                           ('{"listen": "192.0.2.1:7400"}', "give certificates"), ('{"policy": {"hott": 1}}', '"policy"'),
                           ('{"interval": "1"}', '"interval"')):
             path.write_text(text)
-            done = subprocess.run([GODWIT, "node", "--config", path], capture_output=True, text=True, timeout=20 * PATIENCE)
-            self.assertEqual(done.returncode, 1, text)
-            self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
-            self.assertIn(why, done.stderr)
+            self.refused(2, why, path)
+        self.refused(2, "is a directory", self.folder)
+        path.write_text(json.dumps({"name": "a", "runtime": str(self.folder / "run"), "directory": str(self.folder / "lib")}))
+        for peer, why in (("b", "must be NAME=HOST:PORT"), ("a=127.0.0.1:1", "a is this node itself"), ("b=here", "the address of b: ")):
+            self.refused(2, f"--peer: {peer}: {why}", path, "--peer", peer)
+        self.refused(2, "--peer: b=127.0.0.1:2: b is there twice", path, "--peer", "b=127.0.0.1:1", "--peer", "b=127.0.0.1:2")
+
+    def refused(self, code, why, *words):
+        done = subprocess.run([GODWIT, "node", "--config", *map(str, words)], capture_output=True, text=True, timeout=20 * PATIENCE)
+        self.assertEqual(done.returncode, code, done.stderr)
+        self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
+        self.assertIn(why, done.stderr)
+
+    def test_what_a_host_lacks_for_a_node_names_the_key(self):
+        a, = self.cluster("a", a={"mode": "off"})
+        path = self.folder / "bad.json"
+        for changed, why in (({"runtime": "/proc/1/no"}, '"runtime": /proc/1/no cannot be made: '),
+                             ({"directory": "/proc/1/no"}, '"directory": /proc/1/no/guests cannot be made: '),
+                             ({"listen": a.address}, f'"listen": {a.address}: Address already in use; '),
+                             ({"listen": "192.0.2.7:7400"}, '"listen": 192.0.2.7:7400: Cannot assign requested address; '),
+                             ({"runtime": a.config["runtime"]}, '"runtime": a node is already running (')):
+            path.write_text(json.dumps({**a.config, "name": "z", "runtime": str(self.folder / "run"), "directory": str(self.folder / "lib"), **changed}))
+            self.refused(1, why, path)
 
 
 class SwapTest(NodeCase):
