@@ -31,7 +31,6 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 constexpr std::chrono::seconds kAnswerTimeout{2};  // keys and signals wait that long at most
-constexpr unsigned kPlainColumns = 100;            // of a frame that no terminal shows
 
 struct Size {
   unsigned columns, rows;
@@ -197,9 +196,8 @@ int top_command(const Words& words) {
     fmt::print("{}\n", node.dump(2, ' ', false, json::error_handler_t::replace));
     return kExitOk;
   }
-  const auto size = terminal_size();
-  if (options.on("once") || !size) {
-    fmt::print("{}", render_top(node, size ? size->columns : kPlainColumns, 0, false));
+  if (options.on("once") || !terminal_size()) {
+    fmt::print("{}", render_top(node, 0, 0, false));
     return kExitOk;
   }
   return Top(client, interval, std::move(node)).run();
