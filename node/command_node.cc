@@ -2,10 +2,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -13,6 +13,7 @@
 #include "node/control_server.h"
 #include "node/control_socket.h"
 #include "node/daemon/node_api.h"
+#include "node/daemon/tls_module.h"
 #include "node/exit_codes.h"
 #include "node/listener.h"
 #include "node/options.h"
@@ -48,9 +49,18 @@ NodeConfig config_of(const Options& options) {
   return config;
 }
 
-std::shared_ptr<const TlsContext> tls_of(const TlsFiles& files) {
+std::shared_ptr<const TlsContext> tls_of(const NodeConfig& config) {
+  if (!config.tls) return nullptr;
   try {
-    return std::make_shared<const TlsContext>(files);
+    auto tls = std::make_shared<const TlsContext>(*config.tls);
+    const std::vector<std::string> names = tls->module().own_certificate().names;
+    if (std::find(names.begin(), names.end(), config.name) == names.end()) {
+      throw std::runtime_error(
+          fmt::format("certificate {} says \"{}\", but this node is called \"{}\": no peer would "
+                      "believe it",
+                      config.tls->certificate, names.front(), config.name));
+    }
+    return tls;
   } catch (const std::runtime_error& error) {
     throw UsageError(fmt::format("\"tls\": {}", error.what()));
   }
@@ -96,8 +106,7 @@ int node_command(const Words& words) {
 
   const NodeConfig config = config_of(options);
   make_directories(config);
-  std::shared_ptr<const TlsContext> tls;
-  if (config.tls) tls = tls_of(*config.tls);
+  const std::shared_ptr<const TlsContext> tls = tls_of(config);
   ControlSocket socket(config.socket(), "\"runtime\": a node");
   std::optional<Listener> listener;
   if (!config.listen.empty()) listener.emplace(listener_of(config.listen));

@@ -175,6 +175,9 @@ void node_metrics(Text& text, const json& node) {
   }
   text.metric("godwit_node_uptime_seconds", "gauge", "Time since the node began.");
   text.sample({}, number_in(node, "uptime_s"));
+  text.metric("godwit_node_certificate_left_seconds", "gauge",
+              "Until the node's certificate expires; below 0 it has.");
+  text.sample({}, number_in(node, "certificate_left_s"));
 }
 
 void host_metrics(Text& text, const json& host) {

@@ -6,11 +6,17 @@
 #include <filesystem>
 #include <fstream>
 
-#include "node/exit_codes.h"
+#include "node/daemon/tls_module.h"
+#include "node/units.h"
 
 namespace godwit::node {
 
 using nlohmann::json;
+
+namespace {
+constexpr double kDay = 86'400;  // seconds
+constexpr double kCertificateWarning = 30 * kDay;
+}  // namespace
 
 Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
     : config_(std::move(config)),
@@ -18,6 +24,7 @@ Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
       mode_(config_.mode),
       policy_(config_.policy),
       peers_(config_, tls) {
+  if (tls) certificate_ends_ = tls->module().own_certificate().valid_until;
   adopt();
   end_orphans();
   if (std::filesystem::exists(config_.directory + "/closed")) state_ = State::kClosed;
@@ -52,6 +59,7 @@ void Node::tick() {
       balance(now);
       judge(now);
       look_after_sleep(now);
+      look_after_certificate(now);
     } catch (const std::exception& error) {
       fmt::print(stderr, "godwit: node: {}\n", error.what());
     }
@@ -68,6 +76,22 @@ void Node::tick() {
       move = moves_.erase(move);
     }
   }
+}
+
+std::optional<double> Node::certificate_left() const {
+  if (!certificate_ends_) return {};
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<double>(*certificate_ends_) - std::chrono::duration<double>(now).count();
+}
+
+/// Says once a day that it will not be valid for long.
+void Node::look_after_certificate(double now) {
+  const auto left = certificate_left();
+  if (!left || *left > kCertificateWarning || now < warn_again_) return;
+  warn_again_ = now + kDay;
+  fmt::print(stderr, "godwit: node: certificate {} {}: put a new one there and restart the node\n",
+             config_.tls->certificate,
+             *left > 0 ? "expires in " + format_age(*left) : "has expired, no peer accepts it");
 }
 
 /// A host that was closed for maintenance is still closed after a reboot.

@@ -191,12 +191,17 @@ class Node {
   bool may_wake(const PeerState& peer, double now) const;
 
   void tick();
+  void look_after_certificate(double now);
+  std::optional<double> certificate_left() const;
   void set_closed(bool closed) const;
   double seconds() const;
 
   const NodeConfig config_;
   Records records_;
   const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+
+  std::optional<std::int64_t> certificate_ends_;  // Unix seconds
+  double warn_again_ = -1e18;                     // of the ticking thread
 
   std::mutex mutex_;  // guards all below
   std::condition_variable changed_;

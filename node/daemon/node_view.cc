@@ -278,6 +278,8 @@ json Node::guests() {
 
 json Node::status() {
   json status = view();
+  const auto left = certificate_left();
+  status["certificate_left_s"] = left ? json(*left) : json();
   status["guests"] = guests();
   status["peers"] = json::array();
   for (const PeerState& peer : peers_.states()) {

@@ -20,7 +20,8 @@ using nlohmann::json;
 namespace {
 
 constexpr double kMegabyte = 1048576;
-constexpr double kMostBytes = 1e15;  // what is more is nonsense
+constexpr double kMostBytes = 1e15;                  // what is more is nonsense
+constexpr double kCertificateWarning = 30 * 86'400;  // seconds
 
 using Number = std::optional<double>;
 
@@ -148,6 +149,11 @@ std::vector<ScreenLine> head_lines(const json& node, const Layout& layout) {
   first.add(state, state == "open" ? Style::kGood : Style::kWarn);
   first.add("  up " + age(number_in(node, "uptime_s")));
   first.add("  version " + text_in(node, "version").value_or("?"), Style::kDim);
+  if (const Number left = number_in(node, "certificate_left_s");
+      left && *left < kCertificateWarning) {
+    first.add(*left > 0 ? "  certificate: " + age(left) + " left" : "  certificate has expired",
+              Style::kBad);
+  }
   std::vector<ScreenLine> lines{first};
   add_parts(
       lines,

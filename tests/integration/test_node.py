@@ -4,9 +4,11 @@ capacity of its own and small guests."""
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -531,12 +533,31 @@ class NodeTest(NodeCase):
         done = a.run("migrate", "g1", "--to", "b")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.eventually(lambda: "g1" in b.guests(), 5)
+        self.assertIn(f"certificate {of_a['certificate']} expires in 48 h", a.process.err.text())
+        self.assertGreater(a.get()["certificate_left_s"], 86400)
         a.process.signal(signal.SIGTERM)
         self.assertEqual(a.process.wait(10), 0)
+        (self.folder / "bad.json").write_text(json.dumps({**a.config, "tls": of_b}))
+        self.refused(2, '"tls": certificate ' + of_b["certificate"] + ' says "b", but this node is called "a"', self.folder / "bad.json")
         a.config["tls"] = of_stranger
         a.start([b])
         self.eventually(lambda: "certificate" in a.get()["peers"][0]["why"], 10, lambda: str(a.get()["peers"]))
         self.eventually(lambda: b.get()["peers"][0]["state"] == "silent", 20)
+
+    def test_the_certificates_of_the_documentation_are_believed(self):
+        """By nodes, and by a client that knows no common names, as Prometheus."""
+        text = (ROOT / "docs/operations.md").read_text()
+        recipe = next(block for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) if "openssl" in block)
+        subprocess.run(["bash", "-e", "-c", recipe], cwd=self.folder, check=True, capture_output=True, timeout=60 * PATIENCE)
+        tls = {n: {"ca": f"{self.folder}/ca.crt", "certificate": f"{self.folder}/{n}.crt", "key": f"{self.folder}/{n}.key"} for n in "ab"}
+        a, b = self.cluster("ab", **{n: {"mode": "off", "tls": tls[n]} for n in "ab"})
+        context = ssl.create_default_context(cafile=f"{self.folder}/ca.crt")
+        context.hostname_checks_common_name = False
+        context.load_cert_chain(f"{self.folder}/prometheus.crt", f"{self.folder}/prometheus.key")
+        host, port = a.address.rsplit(":", 1)
+        with socket.create_connection((host, int(port)), 10) as plain, context.wrap_socket(plain, server_hostname="a") as s:
+            s.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            self.assertIn(b" 200 ", s.recv(64))
 
     def test_what_is_installed_runs(self):
         """The binary finds its TLS module, and the unit starts the binary, where `cmake --install` puts them."""

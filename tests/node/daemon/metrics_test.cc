@@ -38,6 +38,9 @@ godwit_node_state{state="asleep"} 0
 # HELP godwit_node_uptime_seconds Time since the node began.
 # TYPE godwit_node_uptime_seconds gauge
 godwit_node_uptime_seconds 3912.5
+# HELP godwit_node_certificate_left_seconds Until the node's certificate expires; below 0 it has.
+# TYPE godwit_node_certificate_left_seconds gauge
+godwit_node_certificate_left_seconds 8640000
 # HELP godwit_host_cpu_capacity_cores CPU cores this host has for guests.
 # TYPE godwit_host_cpu_capacity_cores gauge
 godwit_host_cpu_capacity_cores 4

@@ -106,6 +106,17 @@ TEST(TopView, CutsNoDecisionAndNoAge) {
   EXPECT_TRUE(has(render_top(node, 0, 0, false), std::string(200, 'x') + '\n'));
 }
 
+TEST(TopView, SaysWhenTheCertificateEnds) {
+  json node = sample_node();
+  const auto head = [&](double left) {
+    node["certificate_left_s"] = left;
+    return lines_of(render_top(node, 0, 0, false)).at(0);
+  };
+  EXPECT_FALSE(has(head(31 * 86'400.0), "certificate"));
+  EXPECT_TRUE(has(head(12 * 86'400.0), "certificate: 12 days left"));
+  EXPECT_TRUE(has(head(-1), "certificate has expired"));
+}
+
 TEST(TopView, MarksLoadForecastAndMoreThanThereIs) {
   json node = sample_node();
   const auto bar = [&](double demand, double forecast) {
