@@ -286,10 +286,7 @@ json Node::status() {
     const json& host = field(peer.view, "host");
     status["peers"].push_back({{"name", peer.name},
                                {"address", peer.address},
-                               {"state", peer.alive       ? "alive"
-                                         : peer.asleep    ? "asleep"
-                                         : peer.age_s < 0 ? "refused"
-                                                          : "silent"},
+                               {"state", name(peer.standing)},
                                {"why", peer.why},
                                {"age_s", peer.age_s < 0 ? json() : json(peer.age_s)},
                                {"capacity", field(host, "capacity")},

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 #include "node/daemon/json_fields.h"
 
@@ -20,6 +21,22 @@ constexpr std::size_t kMaxAskers = 8;
 constexpr std::size_t kPeersAnInterval = 16;
 
 }  // namespace
+
+const char* name(Standing standing) {
+  switch (standing) {
+    case Standing::kAlive:
+      return "alive";
+    case Standing::kSilent:
+      return "silent";
+    case Standing::kAsleep:
+      return "asleep";
+    case Standing::kRefused:
+      return "refused";
+    case Standing::kUnreached:
+      break;
+  }
+  return "unreached";
+}
 
 Peers::Peers(const NodeConfig& config, const std::shared_ptr<const TlsContext>& tls)
     : interval_(config.interval *
@@ -70,8 +87,13 @@ void Peers::ask_around() {
 void Peers::ask(Peer& peer) {
   json view;
   std::string why;
+  bool misfit = false;
   try {
     view = peer.client->request("GET", "/v1/view", nullptr, kTimeout);
+  } catch (const ClientError& error) {
+    why = error.what();
+    misfit = error.kind() == ClientError::Kind::kCertificate ||
+             error.kind() == ClientError::Kind::kNotOurs;
   } catch (const std::exception& error) {
     why = error.what();
   }
@@ -79,8 +101,20 @@ void Peers::ask(Peer& peer) {
   if (why.empty()) {
     take(peer, std::move(view));
   } else {
+    peer.misfit = misfit;
     peer.why = std::move(why);
   }
+  note_change(peer);
+}
+
+/// In the journal. Under the lock.
+void Peers::note_change(Peer& peer) const {
+  const PeerState now = state_of(peer);
+  const bool first = peer.noted == Standing::kUnreached && !std::exchange(peer.asked, true);
+  if (now.standing == peer.noted && !first) return;
+  peer.noted = now.standing;
+  fmt::print(stderr, "godwit: node: peer {} is {}{}{}\n", now.name, name(now.standing),
+             now.why.empty() ? "" : ": ", now.why);
 }
 
 void Peers::take(Peer& peer, json view) const {
@@ -100,23 +134,35 @@ void Peers::take(Peer& peer, json view) const {
     peer.answered = Clock::now();
     peer.ever = true;
   }
+  peer.misfit = !peer.why.empty();
+}
+
+/// Under the lock.
+PeerState Peers::state_of(const Peer& peer) const {
+  PeerState state;
+  state.name = peer.config.name;
+  state.address = peer.config.address;
+  state.view = peer.view;
+  state.why = peer.why;
+  if (peer.ever) {
+    const auto age = Clock::now() - peer.answered;
+    state.age_s = std::chrono::duration<double>(age).count();
+    state.alive = age < silence_ && (peer.why.empty() || age < 2 * interval_);
+    if (state.alive) state.why.clear();
+  }
+  state.asleep = !state.alive && text_in(peer.view, "state") == "asleep";
+  state.standing = state.alive    ? Standing::kAlive
+                   : state.asleep ? Standing::kAsleep
+                   : peer.misfit  ? Standing::kRefused
+                   : peer.ever    ? Standing::kSilent
+                                  : Standing::kUnreached;
+  return state;
 }
 
 std::vector<PeerState> Peers::states() const {
   const std::lock_guard lock(mutex_);
   std::vector<PeerState> states;
-  for (const auto& peer : peers_) {
-    PeerState state{peer->config.name, peer->config.address, false, false, peer->why, -1,
-                    peer->view};
-    if (peer->ever) {
-      const auto age = Clock::now() - peer->answered;
-      state.age_s = std::chrono::duration<double>(age).count();
-      state.alive = age < silence_ && (peer->why.empty() || age < 2 * interval_);
-      if (state.alive) state.why.clear();
-    }
-    state.asleep = !state.alive && text_in(peer->view, "state") == "asleep";
-    states.push_back(std::move(state));
-  }
+  for (const auto& peer : peers_) states.push_back(state_of(*peer));
   return states;
 }
 

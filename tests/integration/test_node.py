@@ -260,10 +260,20 @@ class NodeTest(NodeCase):
         a.process.wait(5)
         os.kill(pid, 0)  # it runs on
         self.eventually(lambda: b.get()["peers"][0]["state"] == "silent", 20, "b does not notice")
+        self.assertIsNotNone(b.process.err.wait("peer a is silent: .*nothing listens there", 5), b.process.err.text())
         a.start([b])
         guest = a.guests()["g1"]
         self.assertEqual((guest["pid"], guest["apart"], guest["sensitivity"]), (pid, "db", 7.0))
         self.eventually(lambda: b.get()["peers"][0]["state"] == "alive", 20)
+        said = [line for line in b.process.err.text().splitlines() if "peer a is" in line and "unreached" not in line]
+        self.assertEqual([line.split(":")[2] for line in said], [" peer a is alive", " peer a is silent", " peer a is alive"])
+
+    def test_a_peer_that_never_answered_is_unreached(self):
+        with socket.socket() as s:  # bound, and nobody listens
+            s.bind(("127.0.0.9", 0))
+            a = self.with_peer(Node(self, "z", "%s:%d" % s.getsockname()))
+            self.assertIsNotNone(a.process.err.wait("peer z is unreached: .*nothing listens there", 10), a.process.err.text())
+            self.assertEqual(a.get()["peers"][0]["state"], "unreached")
 
     def test_a_guest_too_busy_to_answer_is_adopted_as_well(self):
         a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
@@ -368,15 +378,17 @@ class NodeTest(NodeCase):
         self.addCleanup(server.shutdown)
         return "%s:%d" % server.server_address
 
-    def with_liar(self, view):
+    def with_peer(self, peer):
         with socket.socket() as s:
             s.bind(("127.0.0.2", 0))
             address = "%s:%d" % s.getsockname()
         node = Node(self, "a", address)
         self.nodes = [node]
-        liar = Node(self, "z", self.lying_peer(view))
-        node.start([liar])
+        node.start([peer])
         return node
+
+    def with_liar(self, view):
+        return self.with_peer(Node(self, "z", self.lying_peer(view)))
 
     def test_a_peer_with_nonsense_figures_is_no_target(self):
         nonsense = {"name": "z", "protocol": 1, "state": "open",
@@ -391,8 +403,9 @@ class NodeTest(NodeCase):
 
     def test_a_peer_of_another_version_says_so(self):
         a = self.with_liar({"name": "z", "protocol": 99})
-        self.eventually(lambda: "version 99" in a.get()["peers"][0]["why"], 10)
-        self.assertEqual(a.get()["peers"][0]["state"], "refused")
+        self.eventually(lambda: a.get()["peers"][0]["state"] == "refused", 10, lambda: str(a.get()["peers"]))
+        self.assertIn("version 99", a.get()["peers"][0]["why"])
+        self.assertIsNotNone(a.process.err.wait("peer z is refused: it speaks version 99 ", 5), a.process.err.text())
 
     def test_drain_spreads_ten_guests_over_two_hosts_one_small_and_keeps_the_host_closed(self):
         # b holds two of them, c nine: neither could take all.
@@ -541,8 +554,10 @@ class NodeTest(NodeCase):
         self.refused(2, '"tls": certificate ' + of_b["certificate"] + ' says "b", but this node is called "a"', self.folder / "bad.json")
         a.config["tls"] = of_stranger
         a.start([b])
-        self.eventually(lambda: "certificate" in a.get()["peers"][0]["why"], 10, lambda: str(a.get()["peers"]))
-        self.eventually(lambda: b.get()["peers"][0]["state"] == "silent", 20)
+        for node in (a, b):
+            self.eventually(lambda: node.get()["peers"][0]["state"] == "refused", 20, lambda: str(node.get()["peers"]))
+            self.assertIn("certificate", node.get()["peers"][0]["why"])
+        self.assertIsNotNone(b.process.err.wait("peer a is refused: .*certificate", 5), b.process.err.text())
 
     def test_the_certificates_of_the_documentation_are_believed(self):
         """By nodes, and by a client that knows no common names, as Prometheus."""
