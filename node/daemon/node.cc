@@ -24,6 +24,7 @@ Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
       mode_(config_.mode),
       policy_(config_.policy),
       peers_(config_, tls) {
+  capabilities_.add(config_.capabilities);
   if (tls) certificate_ends_ = tls->module().own_certificate().valid_until;
   adopt();
   end_orphans();

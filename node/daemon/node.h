@@ -19,6 +19,7 @@
 #include "balancer/decide.h"
 #include "balancer/detection.h"
 #include "node/control_client.h"
+#include "node/daemon/capabilities.h"
 #include "node/daemon/host_load.h"
 #include "node/daemon/managed_guest.h"
 #include "node/daemon/node_config.h"
@@ -111,6 +112,8 @@ class Node {
     bool forced = false;  // the threshold of the load is not asked
     std::string leaving;  // of our guests, goes in exchange: its room counts as free
   };
+  std::string rule_against(const Attributes& wanted) const;
+  std::string group_elsewhere(const Attributes& wanted) const;
   ManagedGuest admit(const nlohmann::json& description, const PlaceTerms& terms);
   ManagedGuest& keep_place(ManagedGuest wanted, const PlaceTerms& terms);
   std::string address_of_place(const std::string& name, const std::string& reservation);
@@ -126,7 +129,7 @@ class Node {
   balancer::ClusterView cluster_view(double now, Names& names);
   nlohmann::json host_json();
   nlohmann::json guest_json(const ManagedGuest& guest, double now) const;
-  std::uint64_t capability_bits(const std::vector<std::string>& names);
+  void know_capabilities(const std::vector<std::string>& words);
 
   // node_swap.cc
   struct Swap;
@@ -224,7 +227,7 @@ class Node {
   double last_tick_ = 1e18;
   Sleep sleep_;
   std::map<std::string, double> no_wake_before_;  // peers that did not wake
-  std::map<std::string, unsigned> capability_bits_;
+  Capabilities capabilities_;
   nlohmann::json last_unchanged_;  // refusal or advice: the same is not recorded every second
   double last_recorded_ = -1e18;
   std::map<std::string, std::uint64_t> counters_;

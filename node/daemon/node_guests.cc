@@ -174,7 +174,13 @@ void Node::adopt() {
 /// Of an earlier node, which kept what is in `kept`.
 void Node::take_back(const std::string& name, const json& status, const json& kept) {
   const auto pid = static_cast<pid_t>(number_in(status, "pid").value_or(0));
-  const Attributes attributes = attributes_of(field(kept, "attributes"));
+  Attributes attributes = attributes_of(field(kept, "attributes"));
+  try {
+    know_capabilities(attributes.needs);
+  } catch (const Conflict& error) {  // it is here, but nowhere else could be told to be right
+    fmt::print(stderr, "godwit: node: {} is pinned: {}\n", name, error.what());
+    attributes.pinned = true;
+  }
   ManagedGuest& guest = add_guest(name, GuestProcess::adopt(name, pid));
   guest.attributes = attributes;
   guest.hvc = number_in(status, "hvc").value_or(0) != 0;
@@ -234,6 +240,12 @@ json Node::start(const json& request) {
     if (self.memory_used + memory > self.memory) {
       throw Conflict(fmt::format("no room: {} needs {:.0f} MB, {:.0f} of {:.0f} MB are taken", name,
                                  memory, self.memory_used, self.memory));
+    }
+    know_capabilities(attributes.needs);
+    std::string rule = rule_against(attributes);
+    if (rule.empty()) rule = group_elsewhere(attributes);
+    if (!rule.empty()) {
+      throw Conflict(fmt::format("the rules keep {} off {}: {}", name, config_.name, rule));
     }
     ManagedGuest& guest = add_guest(name, GuestProcess::start(name, words, log_of(name)));
     guest.attributes = attributes;

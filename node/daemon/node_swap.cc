@@ -81,7 +81,8 @@ std::vector<GuestView> Node::offers_of(const PeerState& peer, std::uint64_t host
     if (!balancer::sane(view)) continue;
     try {
       const Attributes attributes = attributes_of(offer);
-      view.needs = capability_bits(attributes.needs);
+      if (!capabilities_.knows(attributes.needs)) continue;  // so this host has none of the rest
+      view.needs = capabilities_.bits(attributes.needs);
       view.keep_apart = group_number(attributes.apart);
     } catch (const std::runtime_error&) {
       continue;

@@ -1,6 +1,9 @@
 // What Node knows, as the balancer's plain numbers and as JSON for peers and people.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "balancer/rules.h"
 #include "node/daemon/json_fields.h"
@@ -48,14 +51,17 @@ double from_age(const json& object, const char* key, double now) {
 
 }  // namespace
 
-std::uint64_t Node::capability_bits(const std::vector<std::string>& names) {
-  std::uint64_t bits = 0;
-  for (const std::string& name : names) {
-    const auto [found, added] =
-        capability_bits_.emplace(name, static_cast<unsigned>(capability_bits_.size()));
-    if (found->second < 64) bits |= std::uint64_t{1} << found->second;
+/// Of a guest that is to be here. Throws Conflict when its host's guests need too many already.
+void Node::know_capabilities(const std::vector<std::string>& words) {
+  if (capabilities_.add(words)) return;
+  Capabilities in_use;  // those of guests that have gone are free again
+  bool all = in_use.add(config_.capabilities);
+  for (const auto& [name, guest] : guests_) all = in_use.add(guest.attributes.needs) && all;
+  if (!all || !in_use.add(words)) {
+    throw Conflict(fmt::format("{} and its guests name more than {} different capabilities",
+                               config_.name, Capabilities::kMost));
   }
-  return bits;
+  capabilities_ = in_use;
 }
 
 HostView Node::self_view() const {
@@ -82,6 +88,7 @@ HostView Node::self_view() const {
   view.core = 0;
   view.memory = config_.memory > 0 ? config_.memory : host_.memory_mb;
   view.link = config_.link;
+  view.has = capabilities_.bits(config_.capabilities);
   view.power.watts = config_.power_watts;
   view.closed = state_ == State::kDraining || state_ == State::kClosed;
   view.awake = state_ != State::kAsleep;
@@ -99,7 +106,7 @@ GuestView Node::guest_view(const ManagedGuest& guest, double now, const Names& n
   view.memory = guest.memory;
   view.dirty_rate = guest.dirty_rate;
   view.sensitivity = guest.attributes.sensitivity;
-  view.needs = const_cast<Node*>(this)->capability_bits(guest.attributes.needs);
+  view.needs = capabilities_.bits(guest.attributes.needs);
   view.keep_apart = group_number(guest.attributes.apart);
   view.keep_together = group_number(guest.attributes.together);
   view.pinned = guest.attributes.pinned || guest.state != "running";
@@ -115,8 +122,7 @@ GuestView Node::guest_view(const ManagedGuest& guest, double now, const Names& n
 
 namespace {
 /// A peer's answer, taken at its word as far as it is possible; rules.h refuses the rest.
-HostView peer_view(const PeerState& peer, std::uint64_t id, double now,
-                   const std::function<std::uint64_t(const std::vector<std::string>&)>& bits) {
+HostView peer_view(const PeerState& peer, std::uint64_t id, double now, const Capabilities& known) {
   const json& host = field(peer.view, "host");
   const auto number = [&](const char* key) { return number_in(host, key).value_or(NAN); };
   HostView view;
@@ -136,7 +142,7 @@ HostView peer_view(const PeerState& peer, std::uint64_t id, double now,
     if (item.is_string() && capabilities.size() < 64)
       capabilities.push_back(item.get<std::string>());
   }
-  view.has = bits(capabilities);
+  view.has = known.bits(capabilities);
   for (const json& item : list_in(host, "apart")) {
     if (item.is_string()) view.groups.push_back(group_number(item.get<std::string>()));
   }
@@ -164,7 +170,6 @@ ClusterView Node::cluster_view(double now, Names& names) {
   const std::vector<PeerState> peers = peers_.states();
   for (const PeerState& peer : peers) names.hosts.push_back(peer.name);
   view.self = self_view();
-  view.self.has = capability_bits(config_.capabilities);
   view.drain = state_ == State::kDraining;
   view.hot = hot_;
   for (const auto& [name, guest] : guests_) {
@@ -182,8 +187,7 @@ ClusterView Node::cluster_view(double now, Names& names) {
     chosen.resize(std::min(chosen.size(), static_cast<std::size_t>(policy_.peers_asked)));
   }
   for (const std::size_t i : chosen) {
-    view.peers.push_back(peer_view(peers[i], i + 1, now,
-                                   [this](const auto& list) { return capability_bits(list); }));
+    view.peers.push_back(peer_view(peers[i], i + 1, now, capabilities_));
     view.peers.back().offers = offers_of(peers[i], i + 1, now, names);
   }
   to_mips(view.self);
@@ -196,8 +200,10 @@ json Node::host_json() {
   const double now = seconds();
   const HostView self = self_view();
   json apart = json::array();
+  std::set<std::string> together;
   for (const auto& [name, guest] : guests_) {
     if (!guest.attributes.apart.empty()) apart.push_back(guest.attributes.apart);
+    if (!guest.attributes.together.empty()) together.insert(guest.attributes.together);
   }
   const auto share = [](const std::optional<Pressure>& pressure) {
     return pressure ? json(pressure->avg10) : json();
@@ -211,6 +217,7 @@ json Node::host_json() {
           {"guests", self.guests},
           {"capabilities", config_.capabilities},
           {"apart", apart},
+          {"together", together},
           {"offers", offers_json(now)},
           {"incoming", self.incoming},
           {"outgoing", self.outgoing},

@@ -57,6 +57,9 @@ class Node:
                 answer += piece
         return json.loads(answer.partition(b"\r\n\r\n")[2])
 
+    def peer_host(self, name):
+        return next((p for p in self.get()["peers"] if p["name"] == name), {})
+
     def guests(self):
         return {g["name"]: g for g in self.get()["guests"]}
 
@@ -313,6 +316,28 @@ class NodeTest(NodeCase):
         a.boot("g1", kernel="idle.elf", append="")
         again = a.run("start", "--name", "g1", "--kernel", GUESTS / "idle.elf", "--memory", "32M")
         self.assertEqual((again.returncode, again.stderr), (1, "godwit: start: a guest called g1 is here already\n"))
+
+    def test_a_guest_is_started_only_where_its_rules_allow(self):
+        a, b = self.cluster("ab", a={"mode": "off", "capabilities": ["ssd"]}, b={"mode": "off"})
+        a.boot("g1", "--apart", "db", "--together", "web", "--needs", "ssd", kernel="idle.elf", append="")
+        self.eventually(lambda: b.peer_host("a").get("guests") == 1, 10)
+        for node, words, why in ((a, ["--needs", "gpu"], "it needs gpu, which a does not have"),
+                                 (a, ["--apart", "db"], "g1 is here, and at most one of the group db may be"),
+                                 (b, ["--together", "web"], "its group web is at a: start it there")):
+            done = node.run("start", "--name", "g2", "--kernel", GUESTS / "idle.elf", "--memory", "32M", *words)
+            self.assertEqual((done.returncode, done.stderr), (1, f"godwit: start: the rules keep g2 off {node.name}: {why}\n"))
+        a.boot("g2", "--apart", "web", "--together", "web", kernel="idle.elf", append="")
+        done = a.run("migrate", "g1", "--to", "b")
+        self.assertEqual((done.returncode, done.stderr), (1, "godwit: migrate: the rules keep it off b: it needs ssd, which b does not have\n"))
+
+    def test_what_peers_say_they_can_does_not_make_room_for_more(self):
+        host = {"capacity": 2, "memory": 64, "memory_used": 0, "link": 1250, "demand": 0, "forecast": {"mean": 0, "variance": 0}, "guests": 0}
+        liar = {"name": "z", "protocol": 1, "state": "open", "host": {**host, "capabilities": [f"w{i}" for i in range(64)]}}
+        a = self.with_liar(liar)
+        self.eventually(lambda: a.get()["peers"][0]["state"] == "alive", 10)
+        time.sleep(0.5)  # a few rounds
+        done = a.run("start", "--name", "g3", "--kernel", GUESTS / "idle.elf", "--memory", "32M", "--needs", "gpu")
+        self.assertIn("it needs gpu, which a does not have", done.stderr)
 
     def test_a_guest_larger_than_the_host_is_refused(self):
         a, = self.cluster("a", a={"mode": "off", "memory": "64M"})

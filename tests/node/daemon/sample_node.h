@@ -11,7 +11,7 @@ inline nlohmann::json sample_node() {
   "state": "open", "uptime_s": 3912.5, "certificate_left_s": 8640000.0,
   "host": {"capacity": 4.0, "memory": 16000.0, "memory_used": 812.0, "link": 1250.0,
            "demand": 1.25, "forecast": {"mean": 1.5, "variance": 0.01}, "guests": 1,
-           "capabilities": ["gpu"], "apart": ["db"], "incoming": 0, "outgoing": 1, "hot": false,
+           "capabilities": ["gpu"], "apart": ["db"], "together": [], "incoming": 0, "outgoing": 1, "hot": false,
            "last_arrival_age_s": null, "cpu_busy": 0.31,
            "psi": {"cpu": 0.1, "memory": 0.0, "io": 0.25},
            "network_rx_bytes_per_s": 1000.5, "network_tx_bytes_per_s": 0.0,
