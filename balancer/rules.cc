@@ -25,7 +25,7 @@ bool sane(const Forecast& forecast) {
 
 bool sane(const GuestView& guest) {
   return sane(guest.forecast) && figure(guest.demand) && figure(guest.memory) &&
-         figure(guest.dirty_rate) && figure(guest.sensitivity);
+         figure(guest.given) && figure(guest.dirty_rate) && figure(guest.sensitivity);
 }
 
 bool sane(const HostView& host) {
@@ -37,10 +37,12 @@ bool sane(const HostView& host) {
                      [](const GuestView& offer) { return sane(offer); });
 }
 
+double room_of(const GuestView& guest) { return std::max(guest.memory, guest.given); }
+
 bool allowed(const GuestView& guest, const HostView& target) {
   if (!target.alive || target.closed || !(target.capacity > 0)) return false;
   if ((guest.needs & ~target.has) != 0) return false;
-  if (target.memory > 0 && !(target.memory_used + guest.memory <= target.memory)) return false;
+  if (target.memory > 0 && !(target.memory_used + room_of(guest) <= target.memory)) return false;
   if (guest.keep_apart != 0 && std::find(target.groups.begin(), target.groups.end(),
                                          guest.keep_apart) != target.groups.end()) {
     return false;
@@ -65,7 +67,7 @@ Forecast without(const Forecast& load, const Forecast& guest) {
 
 void charge(HostView& host, const GuestView& guest, double sign) {
   host.demand = std::max(0.0, host.demand + sign * guest.demand);
-  host.memory_used = std::max(0.0, host.memory_used + sign * guest.memory);
+  host.memory_used = std::max(0.0, host.memory_used + sign * room_of(guest));
   if (sign > 0) {
     host.forecast = with(host.forecast, guest.forecast);
     ++host.guests;

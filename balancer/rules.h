@@ -12,6 +12,9 @@ bool sane(const Forecast& forecast);
 bool sane(const GuestView& guest);
 bool sane(const HostView& host);
 
+// MB that a guest takes up at its host.
+double room_of(const GuestView& guest);
+
 // Alive, open, capable, no conflict of groups, memory for it, a core fast enough for it.
 bool allowed(const GuestView& guest, const HostView& target);
 

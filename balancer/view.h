@@ -25,6 +25,7 @@ struct GuestView {
   Forecast forecast;
   double most = 0;          // CPU it can ever use: its vCPUs
   double memory = 0;        // MB in use: what a move has to copy
+  double given = 0;         // MB it may come to use, if more: what a target must have room for
   double dirty_rate = 0;    // MB/s
   double sensitivity = 1;   // weight of its lost work; 0 is idle batch, 10 is a database
   std::uint64_t needs = 0;  // capability bits a host must have

@@ -34,7 +34,8 @@ GuestView described(const json& offer, double now) {
   view.most = std::clamp(number("cpus", 1), 1.0, 1024.0);
   view.forecast = {number_in(field(offer, "forecast"), "mean").value_or(-1),
                    number_in(field(offer, "forecast"), "variance").value_or(-1)};
-  view.memory = number("memory", -1);
+  view.given = number("memory", -1);
+  view.memory = number("memory_used", view.given);
   view.dirty_rate = number("dirty_rate", -1);
   view.sensitivity = number("sensitivity", 1);
   view.recent_moves = static_cast<std::uint32_t>(std::clamp(number("recent_moves", 0), 0.0, 64.0));
@@ -61,8 +62,8 @@ json Node::offers_json(double now) const {
     const json all = guest_json(*guest, now);
     json offer;
     for (const char* key :
-         {"name", "cpus", "demand", "forecast", "memory", "dirty_rate", "sensitivity", "needs",
-          "apart", "last_move_age_s", "recent_moves", "left"}) {
+         {"name", "cpus", "demand", "forecast", "memory", "memory_used", "dirty_rate",
+          "sensitivity", "needs", "apart", "last_move_age_s", "recent_moves", "left"}) {
       offer[key] = all[key];
     }
     list.push_back(std::move(offer));

@@ -102,8 +102,8 @@ GuestView Node::guest_view(const ManagedGuest& guest, double now, const Names& n
   view.demand = guest.demand;
   view.most = static_cast<double>(guest.cpus);
   view.forecast = guest.load.forecast(view.most, policy_);
-  // A target must have room for all of it; what a move copies is what is in use.
-  view.memory = guest.memory;
+  view.memory = guest.memory_used;
+  view.given = guest.memory;
   view.dirty_rate = guest.dirty_rate;
   view.sensitivity = guest.attributes.sensitivity;
   view.needs = capabilities_.bits(guest.attributes.needs);
