@@ -72,9 +72,12 @@ void Draft::drop_repeated() {
 }
 
 MoveCost cost_between(const GuestView& guest, const HostView& source, const HostView& target) {
-  double link = std::min(source.link, target.link);
+  double link = target.path > 0 ? target.path : std::min(source.link, target.link);
   if (!(link > 0)) link = 1;  // unknown: a slow link makes moves dear, not free
-  return predict_move(guest, std::max(link, 0.001));  // 1 kB/s: the prediction stays finite
+  // At least 1 kB/s: the prediction stays finite.
+  MoveCost cost = predict_move(guest, std::max(link, 0.001));
+  cost.seconds += target.setup;
+  return cost;
 }
 
 bool Draft::admits(const HostView& peer, const GuestView& guest) const {

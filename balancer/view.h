@@ -52,6 +52,8 @@ struct HostView {
   double memory = 0;       // MB for guests; 0: not limited
   double memory_used = 0;  // MB, reservations included
   double link = 0;         // MB/s a move can use
+  double path = 0;         // MB/s that moves from here to it were seen to copy; 0: none was
+  double setup = 0;        // seconds of such a move in which nothing is copied
   double demand = 0;       // last sample, sum over guests and arrivals in flight
   Forecast forecast;       // sum over guests and arrivals in flight, departures taken off
   std::size_t guests = 0;

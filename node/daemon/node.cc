@@ -23,6 +23,7 @@ Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
       records_(config_.directory + "/decisions.jsonl"),
       mode_(config_.mode),
       policy_(config_.policy),
+      paths_(config_.directory + "/paths.json"),
       peers_(config_, tls) {
   capabilities_.add(config_.capabilities);
   if (tls) certificate_ends_ = tls->module().own_certificate().valid_until;

@@ -22,6 +22,7 @@
 #include "node/daemon/capabilities.h"
 #include "node/daemon/host_load.h"
 #include "node/daemon/managed_guest.h"
+#include "node/daemon/move_paths.h"
 #include "node/daemon/node_config.h"
 #include "node/daemon/peers.h"
 #include "node/daemon/records.h"
@@ -228,6 +229,7 @@ class Node {
   Sleep sleep_;
   std::map<std::string, double> no_wake_before_;  // peers that did not wake
   Capabilities capabilities_;
+  MovePaths paths_;
   nlohmann::json last_unchanged_;  // refusal or advice: the same is not recorded every second
   double last_recorded_ = -1e18;
   std::map<std::string, std::uint64_t> counters_;

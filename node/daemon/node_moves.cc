@@ -261,6 +261,8 @@ json Node::move_guest(const std::string& name, const std::string& peer, std::uin
   const bool completed = text_in(report, "status") == "completed";
   const std::lock_guard lock(mutex_);
   end_move(name, completed);
+  // What a person asked of a move may have slowed it down.
+  if (completed && record != 0) paths_.learn(peer, report);
   if (record != 0) {
     json outcome{{"status", text_in(report, "status").value_or("failed")}, {"reason", why}};
     for (const char* key : {"total_ms", "downtime_ms", "transport"})

@@ -304,6 +304,7 @@ void Node::conclude_swap(const Swap& swap, std::uint64_t record) {
   }
   const std::lock_guard lock(mutex_);
   end_move(swap.guest, swap.out_done);
+  if (swap.out_done) paths_.learn(swap.peer, swap.out);
   conclude_record(record, outcome, swap.leaving.load_before);
 }
 

@@ -187,8 +187,11 @@ ClusterView Node::cluster_view(double now, Names& names) {
     chosen.resize(std::min(chosen.size(), static_cast<std::size_t>(policy_.peers_asked)));
   }
   for (const std::size_t i : chosen) {
-    view.peers.push_back(peer_view(peers[i], i + 1, now, capabilities_));
-    view.peers.back().offers = offers_of(peers[i], i + 1, now, names);
+    HostView& peer = view.peers.emplace_back(peer_view(peers[i], i + 1, now, capabilities_));
+    const MovePath path = paths_.to(peers[i].name);
+    peer.path = path.rate;
+    peer.setup = path.setup;
+    peer.offers = offers_of(peers[i], i + 1, now, names);
   }
   to_mips(view.self);
   for (GuestView& guest : view.guests) to_mips(guest);

@@ -53,6 +53,22 @@ TEST(Decide, RelievesAHotHostOntoOneWithRoom) {
   EXPECT_GT(decisions.front().benefit, decisions.front().cost);
 }
 
+TEST(Decide, PredictsByWhatMovesToAPeerWereSeenToTake) {
+  const auto prediction = [](double path, double setup) {
+    HostView peer = plain_host(1, 0.3);
+    peer.path = path;
+    peer.setup = setup;
+    ClusterView view = plain_view(1.2, 4, {peer});
+    view.hot = true;
+    return decide(view, default_policy(Goal::kBalance)).front();
+  };
+  const Decision by_link = prediction(0, 0);
+  EXPECT_NEAR(prediction(0, 1.5).seconds, by_link.seconds + 1.5, 1e-9);
+  EXPECT_EQ(prediction(0, 1.5).cost, by_link.cost);  // the guest runs at full speed meanwhile
+  EXPECT_GT(prediction(50, 0).seconds, 5 * by_link.seconds);
+  EXPECT_LT(prediction(5000, 0).seconds, by_link.seconds);  // than "link" says, too
+}
+
 TEST(Decide, RefusesWithAReasonWhenEveryPeerIsFull) {
   ClusterView view = plain_view(1.2, 6, {plain_host(1, 0.89), plain_host(2, 0.9)});
   view.hot = true;

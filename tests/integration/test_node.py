@@ -201,6 +201,8 @@ class NodeTest(NodeCase):
         moves = a.moves()
         self.assertEqual(len(moves), 1, moves)
         self.eventually(lambda: a.moves()[0].get("outcome", {}).get("status") == "completed", 5)
+        known = json.loads((a.folder / "lib/paths.json").read_text())[moves[0]["to"]]
+        self.assertGreater(known["setup"], 0)
         self.assertGreater(moves[0]["benefit"], moves[0]["cost"])
         self.assertGreater(moves[0]["predicted"]["source_before"], 1.0)
         words = a.run("explain").stdout

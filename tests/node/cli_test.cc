@@ -198,7 +198,8 @@ TEST_F(Cli, SaysWhichGuestDoesNotExist) {
 }
 
 TEST_F(Cli, RefusesArgumentsThatMakeNoSense) {
-  EXPECT_EQ(line(2, {"status"}), "godwit: status: NAME is missing: godwit status NAME [--json]");
+  EXPECT_EQ(line(2, {"status"}),
+            "godwit: status: NAME is missing: godwit status NAME [--node SOCKET] [--json]");
   EXPECT_EQ(line(2, {"status", "a", "b"}), "godwit: status: too many arguments");
   EXPECT_EQ(line(2, {"list", "--all"}), "godwit: list: unknown option --all");
   EXPECT_EQ(line(2, {"resolve", "web1"}), "godwit: resolve: say either --here or --there");
