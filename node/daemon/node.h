@@ -152,6 +152,7 @@ class Node {
   // node_moves.cc
   void balance(double now);
   std::vector<balancer::Decision> consider(balancer::ClusterView& view);
+  bool is_news(const nlohmann::json& entry, double now);
   std::uint64_t record(const balancer::Decision& decision, const balancer::ClusterView& view,
                        const Names& names);
   void carry_out(const balancer::Decision& decision, std::uint64_t record, const Names& names);
@@ -230,8 +231,7 @@ class Node {
   std::map<std::string, double> no_wake_before_;  // peers that did not wake
   Capabilities capabilities_;
   MovePaths paths_;
-  nlohmann::json last_unchanged_;  // refusal or advice: the same is not recorded every second
-  double last_recorded_ = -1e18;
+  std::map<std::string, double> said_;  // refusals and advice, and when they were recorded
   std::map<std::string, std::uint64_t> counters_;
   std::string drain_trouble_;
   std::mt19937_64 random_{std::random_device{}()};

@@ -23,7 +23,7 @@ namespace {
 
 constexpr double kLeastRelief =
     0.02;  // of a host's load: what evens out less is noise, however cheap
-constexpr double kRecordAgain = 600;  // seconds: an unchanged reason to stay, or advice
+constexpr double kRecordAgain = 600;  // seconds: the same reason to stay, or advice
 constexpr double kSettled = 30;       // seconds after a move until its effect is judged
 constexpr double kUndone = 900;       // a guest moved on within that undoes the move before
 constexpr int kDrainTries = 3;
@@ -81,29 +81,33 @@ std::vector<Decision> Node::consider(ClusterView& view) {
   return {instead_of(*move, balancer::Obstacle::kNotPersistent)};
 }
 
+/// A round a second says the same again and again.
+bool Node::is_news(const json& entry, double now) {
+  std::erase_if(said_, [now](const auto& one) { return now - one.second >= kRecordAgain; });
+  return said_.emplace(entry.dump(), now).second;
+}
+
 std::uint64_t Node::record(const Decision& decision, const ClusterView& view, const Names& names) {
   const auto guest = [&](std::uint64_t id) {
     const auto found = names.guests.find(id);
     return found == names.guests.end() ? std::string() : found->second;
   };
+  if (decision.cause == Cause::kNone && decision.obstacle == balancer::Obstacle::kBalanced)
+    return 0;
   json entry{{"action", balancer::name(decision.action)},
              {"cause", balancer::name(decision.cause)},
-             {"obstacle", balancer::name(decision.obstacle)}};
+             {"obstacle", balancer::name(decision.obstacle)},
+             {"guest", guest(decision.guest)},
+             {"from", config_.name},
+             {"to", host_name(names.hosts, decision.target)}};
   const bool acts = decision.action == Action::kMove || decision.action == Action::kSwap ||
                     decision.action == Action::kWake;
-  const double now = view.now;
   if (!acts) ++counters_["refusals"];
-  if (!acts || (mode_ == Mode::kAdvise && decision.cause != Cause::kDrain)) {
-    if (entry == last_unchanged_ && now - last_recorded_ < kRecordAgain) return 0;
-    last_unchanged_ = entry;
-    last_recorded_ = now;
-  } else {
-    last_unchanged_ = nullptr;
+  if ((!acts || (mode_ == Mode::kAdvise && decision.cause != Cause::kDrain)) &&
+      !is_news(entry, view.now)) {
+    return 0;
   }
-  entry["guest"] = guest(decision.guest);
   if (decision.action == Action::kSwap) entry["partner"] = guest(decision.partner);
-  entry["from"] = config_.name;
-  entry["to"] = host_name(names.hosts, decision.target);
   entry["benefit"] = decision.benefit;
   entry["cost"] = decision.cost;
   entry["predicted"] = {{"seconds", decision.seconds},
