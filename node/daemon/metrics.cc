@@ -39,6 +39,8 @@ constexpr std::array kHost{
     Field{"godwit_host_memory_bytes", "Memory this host has for guests.", "memory", kMegabyte},
     Field{"godwit_host_memory_used_bytes", "Memory in use, reservations included.", "memory_used",
           kMegabyte},
+    Field{"godwit_host_memory_available_bytes", "Memory that new guests can have now.",
+          "memory_available", kMegabyte},
     Field{"godwit_host_link_bytes_per_second", "Bytes a second that a move can use.", "link",
           kMegabyte},
     Field{"godwit_host_network_receive_bytes_per_second", "Bytes received, without RDMA.",

@@ -27,6 +27,7 @@ Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
       peers_(config_, tls) {
   capabilities_.add(config_.capabilities);
   if (tls) certificate_ends_ = tls->module().own_certificate().valid_until;
+  host_ = host_load_.sample();
   adopt();
   end_orphans();
   if (std::filesystem::exists(config_.directory + "/closed")) state_ = State::kClosed;

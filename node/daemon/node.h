@@ -125,6 +125,10 @@ class Node {
     std::vector<std::string> hosts;  // by id; 0 is this node
     std::map<std::uint64_t, std::string> guests;
   };
+  double memory_for_guests() const;
+  double memory_given() const;
+  double memory_available() const;
+  std::string no_memory_for(double memory) const;
   balancer::HostView self_view() const;
   balancer::GuestView guest_view(const ManagedGuest& guest, double now, const Names& names) const;
   balancer::ClusterView cluster_view(double now, Names& names);

@@ -234,12 +234,10 @@ json Node::start(const json& request) {
       throw Conflict(config_.name + " is closed: godwit undrain opens it");
     if (find(name) != nullptr)
       throw Conflict(fmt::format("a guest called {} is here already", name));
-    const balancer::HostView self = self_view();
     const double memory =
         static_cast<double>(request["memory_bytes"].get<std::uint64_t>()) / 0x1p20;
-    if (self.memory_used + memory > self.memory) {
-      throw Conflict(fmt::format("no room: {} needs {:.0f} MB, {:.0f} of {:.0f} MB are taken", name,
-                                 memory, self.memory_used, self.memory));
+    if (const std::string why = no_memory_for(memory); !why.empty()) {
+      throw Conflict(fmt::format("no room: {} needs {:.0f} MB, {}", name, memory, why));
     }
     know_capabilities(attributes.needs);
     std::string rule = rule_against(attributes);

@@ -89,8 +89,8 @@ ManagedGuest Node::admit(const json& description, const PlaceTerms& terms) {
   }
   const balancer::GuestView guest = guest_view(wanted, now, {});
   if (self.memory_used + wanted.memory > self.memory) {
-    throw Conflict(fmt::format("{} has no memory for it: {:.0f} of {:.0f} MB are taken",
-                               config_.name, self.memory_used, self.memory));
+    throw Conflict(
+        fmt::format("{} has no memory for it: {}", config_.name, no_memory_for(wanted.memory)));
   }
   if (!balancer::allowed(guest, self)) {
     throw Conflict(

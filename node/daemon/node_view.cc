@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 
 #include "balancer/rules.h"
@@ -40,6 +41,11 @@ void to_mips(HostView& host) {
   for (GuestView& offer : host.offers) to_mips(offer);
 }
 
+/// MB of a host's memory for guests that none can have: given to others, or not there.
+double taken(double memory, double given, double available) {
+  return std::max(given, memory - available);
+}
+
 json age(double then, double now) {
   return then < -1e17 ? json() : json(std::max(0.0, now - then));
 }
@@ -64,6 +70,41 @@ void Node::know_capabilities(const std::vector<std::string>& words) {
   capabilities_ = in_use;
 }
 
+/// MB that new guests can have of the machine: what nobody uses, less what guests were given and
+/// have not touched yet.
+double Node::memory_available() const {
+  if (!(host_.memory_mb > 0)) return std::numeric_limits<double>::max();  // it cannot be told
+  if (host_.short_of_memory()) return 0;
+  double left = host_.memory_available_mb;
+  for (const auto& [name, guest] : guests_) {
+    if (!guest.gone) left -= guest.reserved ? guest.memory : guest.memory - guest.memory_used;
+  }
+  return std::max(0.0, left);
+}
+
+/// Why there is no room for a guest of so many MB; empty if there is.
+std::string Node::no_memory_for(double memory) const {
+  const double given = memory_given();
+  const double all = memory_for_guests();
+  if (given + memory > all) return fmt::format("{:.0f} of {:.0f} MB are taken", given, all);
+  if (host_.short_of_memory()) {
+    return fmt::format("tasks of {} wait for memory {:.0f} % of the time", config_.name,
+                       host_.memory_pressure->avg10 * 100);
+  }
+  if (memory <= memory_available()) return {};
+  return fmt::format("the machine has {:.0f} MB left", memory_available());
+}
+
+double Node::memory_for_guests() const {
+  return config_.memory > 0 ? config_.memory : host_.memory_mb;
+}
+
+double Node::memory_given() const {
+  double given = 0;
+  for (const auto& [name, guest] : guests_) given += guest.gone ? 0 : guest.memory;
+  return given;
+}
+
 HostView Node::self_view() const {
   HostView view;
   double run = 0;
@@ -71,7 +112,6 @@ HostView Node::self_view() const {
     if (guest.gone) continue;
     view.demand += guest.demand;
     run += guest.demand;
-    view.memory_used += guest.memory;
     view.forecast = balancer::with(view.forecast,
                                    guest.load.forecast(static_cast<double>(guest.cpus), policy_));
     view.guests += 1;
@@ -86,7 +126,8 @@ HostView Node::self_view() const {
                       ? config_.cpus
                       : std::max(0.1, host_.cpus - std::max(0.0, host_.cpu_busy - run));
   view.core = 0;
-  view.memory = config_.memory > 0 ? config_.memory : host_.memory_mb;
+  view.memory = memory_for_guests();
+  view.memory_used = taken(view.memory, memory_given(), memory_available());
   view.link = config_.link;
   view.has = capabilities_.bits(config_.capabilities);
   view.power.watts = config_.power_watts;
@@ -130,7 +171,8 @@ HostView peer_view(const PeerState& peer, std::uint64_t id, double now, const Ca
   view.capacity = number("capacity");
   if (view.capacity > kMaxCores) view.capacity = NAN;
   view.memory = number("memory");
-  view.memory_used = number("memory_used");
+  view.memory_used = taken(view.memory, number("memory_used"),
+                           number_in(host, "memory_available").value_or(view.memory));
   view.link = number("link");
   view.demand = number("demand");
   view.forecast = {number_in(field(host, "forecast"), "mean").value_or(NAN),
@@ -213,7 +255,8 @@ json Node::host_json() {
   };
   return {{"capacity", self.capacity},
           {"memory", self.memory},
-          {"memory_used", self.memory_used},
+          {"memory_used", memory_given()},
+          {"memory_available", std::min(self.memory - self.memory_used, memory_available())},
           {"link", self.link},
           {"demand", self.demand},
           {"forecast", {{"mean", self.forecast.mean}, {"variance", self.forecast.variance}}},

@@ -346,8 +346,19 @@ class NodeTest(NodeCase):
         a, = self.cluster("a", a={"mode": "off", "memory": "64M"})
         done = a.run("start", "--name", "g1", "--kernel", GUESTS / "idle.elf", "--memory", "128M")
         self.assertEqual(done.returncode, 1)
-        self.assertIn("no room: g1 needs 128 MB", done.stderr)
+        self.assertIn("no room: g1 needs 128 MB, 0 of 64 MB are taken", done.stderr)
         self.assertEqual(a.guests(), {})
+
+    def test_a_guest_larger_than_what_the_machine_has_left_is_refused(self):
+        a, = self.cluster("a", a={"mode": "off", "memory": "9000G"})
+        self.eventually(lambda: 0 < a.get()["host"]["memory_available"] < 9000 * 1024, 5)
+        total = int(re.search(r"MemTotal: *(\d+)", Path("/proc/meminfo").read_text())[1]) // 2048 * 2
+        done = a.run("start", "--name", "g1", "--kernel", GUESTS / "idle.elf", "--memory", f"{total}M")
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, f"no room: g1 needs {total} MB, the machine has [0-9]+ MB left")
+        status, answer = self.post(a, "/v1/reservations", {"guest": {"name": "g1", "cpus": 1, "memory": total}, "from": "z"})
+        self.assertEqual(status, 409)
+        self.assertRegex(answer["error"], "a has no memory for it: the machine has [0-9]+ MB left")
 
     def post(self, node, target, body):
         host, port = node.address.rsplit(":", 1)

@@ -59,6 +59,9 @@ godwit_host_memory_bytes 16777216000
 # HELP godwit_host_memory_used_bytes Memory in use, reservations included.
 # TYPE godwit_host_memory_used_bytes gauge
 godwit_host_memory_used_bytes 851443712
+# HELP godwit_host_memory_available_bytes Memory that new guests can have now.
+# TYPE godwit_host_memory_available_bytes gauge
+godwit_host_memory_available_bytes 12582912000
 # HELP godwit_host_link_bytes_per_second Bytes a second that a move can use.
 # TYPE godwit_host_link_bytes_per_second gauge
 godwit_host_link_bytes_per_second 1310720000
