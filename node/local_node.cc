@@ -19,6 +19,11 @@ std::string path_of(const Options& options) {
 
 }  // namespace
 
+std::string guest_target(const std::string& name) {
+  if (const std::string why = name_complaint(name); !why.empty()) throw UsageError(why);
+  return "/v1/guests/" + name;
+}
+
 Options& LocalNode::add_option(Options& options) {
   return options.value("node", "SOCKET", "of the node, instead of the one of this host");
 }

@@ -11,6 +11,11 @@
 
 namespace godwit::node {
 
+constexpr std::chrono::seconds kNodeAnswers{10};
+
+/// What a node's API calls a guest. Throws UsageError for what is no name.
+std::string guest_target(const std::string& name);
+
 class LocalNode {
  public:
   /// Adds --node.

@@ -49,6 +49,11 @@ class Node {
   /// Starts a guest of docs/api.md's description and waits until it runs. Blocks. Throws BadRequest
   /// and Conflict (guest_control.h), std::runtime_error when it does not start.
   nlohmann::json start(const nlohmann::json& request);
+  /// What GET /v1/guests has of one, and in "status" its own; null if it does not answer. Blocks.
+  /// Both throw std::out_of_range when there is no such guest.
+  nlohmann::json guest(const std::string& name);
+  /// Presses its power button, or ends it, even if it does not answer. Blocks. Throws Conflict.
+  void stop(const std::string& name, bool force);
   /// Moves a guest to a peer, by name. Blocks until the move has ended and returns the guest's
   /// report, with "peer".
   /// `settings`: fields of the guest's POST /v1/migrate, but for "to".
@@ -106,6 +111,9 @@ class Node {
   std::string last_words(const std::string& name) const;
   std::string log_of(const std::string& name) const;
   void add_serve_words(std::vector<std::string>& words, const std::string& name, bool hvc) const;
+
+  // node_one_guest.cc
+  std::string socket_of_guest(const std::string& name, nlohmann::json& looked_at);
 
   // node_places.cc
   struct PlaceTerms {

@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::string_view kReservations = "/v1/reservations";
 constexpr std::string_view kDecisions = "/v1/decisions";
+constexpr std::string_view kGuests = "/v1/guests";
 constexpr std::size_t kRecordsShown = 200;
 
 ApiResponse ok(const json& value) {
@@ -81,8 +82,8 @@ struct Endpoint {
 constexpr Endpoint kEndpoints[] = {
     {"GET", "/v1/view", [](Node& node, const json&) { return ok(node.view()); }},
     {"GET", "/v1/node", [](Node& node, const json&) { return ok(node.status()); }},
-    {"GET", "/v1/guests", [](Node& node, const json&) { return ok(node.guests()); }},
-    {"POST", "/v1/guests", [](Node& node, const json& body) { return ok(node.start(body)); }},
+    {"GET", kGuests, [](Node& node, const json&) { return ok(node.guests()); }},
+    {"POST", kGuests, [](Node& node, const json& body) { return ok(node.start(body)); }},
     {"POST", "/v1/moves", start_move},
     {"POST", kReservations, [](Node& node, const json& body) { return ok(node.reserve(body)); }},
     {"POST", "/v1/exchanges",
@@ -114,6 +115,13 @@ ApiResponse handle(Node& node, const ApiRequest& request) {
   if (request.method == "GET" && (target == kDecisions || below(kDecisions))) {
     return decisions(node, target.substr(kDecisions.size()));
   }
+  if (below(kGuests)) {
+    const std::string name(target.substr(kGuests.size() + 1));
+    if (request.method == "GET") return ok(node.guest(name));
+    if (request.method != "DELETE") return api_error(405, "a guest takes GET or DELETE");
+    node.stop(name, number_in(body_of(request), "force").value_or(0) != 0);
+    return done();
+  }
   if (request.method == "DELETE" && below(kReservations)) {
     node.release(std::string(target.substr(kReservations.size() + 1)));
     return done();
@@ -134,6 +142,8 @@ std::vector<std::pair<std::string, std::string>> node_api_routes() {
   std::vector<std::pair<std::string, std::string>> routes{
       {"GET", std::string(kDecisions)},
       {"GET", std::string(kDecisions) + "/{guest}"},
+      {"GET", std::string(kGuests) + "/{guest}"},
+      {"DELETE", std::string(kGuests) + "/{guest}"},
       {"DELETE", std::string(kReservations) + "/{id}"}};
   for (const Endpoint& endpoint : kEndpoints) {
     routes.emplace_back(endpoint.method, endpoint.target);

@@ -189,8 +189,8 @@ class NodeTest(NodeCase):
         a.boot("g1", "--sensitivity", 3)
         a.boot("g2")  # more than a has: a decision
         self.eventually(lambda: a.moves() and a.get("/v1/view")["host"]["offers"], 40, lambda: a.run("explain").stdout)
-        for target in ("/v1/view", "/v1/node", "/v1/guests", "/v1/decisions"):
-            schema = described["paths"][target]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        for target in ("/v1/view", "/v1/node", "/v1/guests", "/v1/guests/g1", "/v1/decisions"):
+            schema = described["paths"][target.replace("g1", "{guest}")]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
             self.assertEqual(list(undescribed(described["components"]["schemas"], schema, a.get(target), target)), [])
 
     def test_a_hot_spot_is_resolved_and_explained(self):
@@ -313,6 +313,29 @@ class NodeTest(NodeCase):
             for pid in (a.process.pid, a.guests()["g1"]["pid"]):
                 sockets.append(set(self.sockets_of(pid)))
         self.assertEqual(sockets[0] & sockets[1], set())
+
+    def test_guests_are_listed_looked_at_and_stopped_through_the_node(self):
+        a, = self.cluster("a", a={"mode": "off"})
+        self.assertEqual(a.run("list").stdout, "no guests\n")
+        for name in ("g1", "g2"):
+            a.boot(name, kernel="idle.elf", append="")
+        self.eventually(lambda: [line.split()[:2] for line in a.run("list").stdout.splitlines()[1:]] == [["g1", "running"], ["g2", "running"]], 5)
+        for words, says in ((("status", "g1"), "state     running\n"), (("status", "g1"), "load      0."), (("status", "--json", "g1"), '"status": {')):
+            done = a.run(*words)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn(says, done.stdout)
+        completed = subprocess.run(["bash", "-c", f"source {ROOT}/node/godwit.bash; COMP_WORDS=(godwit status --node {a.socket} g); COMP_CWORD=4; "
+                                    f"_godwit {GODWIT}; echo ${{COMPREPLY[*]}}"], capture_output=True, text=True, timeout=20 * PATIENCE)
+        self.assertEqual(completed.stdout, "g1 g2\n", completed.stderr)
+        done = a.run("status", "g3")
+        self.assertEqual((done.returncode, done.stderr), (1, "godwit: status: no guest called g3 is at a\n"))
+        self.assertEqual(a.run("stop", "g1", "--force").returncode, 0)
+        self.eventually(lambda: set(a.guests()) == {"g2"}, 5)
+        os.kill(a.guests()["g2"]["pid"], signal.SIGSTOP)  # it hangs
+        self.eventually(lambda: "silent; it does not answer" in a.run("status", "g2").stdout, 10)
+        self.assertIn("only --force ends it", a.run("stop", "g2").stderr)
+        self.assertEqual(a.run("stop", "g2", "--force").returncode, 0)
+        self.eventually(lambda: a.guests() == {}, 5)
 
     def test_the_name_of_a_guest_is_taken_once(self):
         a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
