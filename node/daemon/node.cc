@@ -27,6 +27,9 @@ Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
       peers_(config_, tls) {
   capabilities_.add(config_.capabilities);
   if (tls) certificate_ends_ = tls->module().own_certificate().valid_until;
+  if (!groups_.path().empty()) {
+    fmt::print(stderr, "godwit: node: guests have control groups below {}\n", groups_.path());
+  }
   host_ = host_load_.sample();
   adopt();
   end_orphans();

@@ -20,6 +20,7 @@
 #include "balancer/detection.h"
 #include "node/control_client.h"
 #include "node/daemon/capabilities.h"
+#include "node/daemon/guest_groups.h"
 #include "node/daemon/host_load.h"
 #include "node/daemon/managed_guest.h"
 #include "node/daemon/move_paths.h"
@@ -106,6 +107,7 @@ class Node {
   void forget(const std::string& name);
   void look_after_guests(double now);
   void see_off(std::unique_lock<std::mutex>& lock, const std::string& name);
+  GuestProcess start_process(const std::string& name, const std::vector<std::string>& words);
   ManagedGuest& add_guest(const std::string& name, GuestProcess process);
   ManagedGuest* find(const std::string& name);
   std::string last_words(const std::string& name) const;
@@ -214,6 +216,7 @@ class Node {
   double seconds() const;
 
   const NodeConfig config_;
+  const GuestGroups groups_;
   Records records_;
   const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
 

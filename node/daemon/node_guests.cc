@@ -102,13 +102,19 @@ std::string Node::last_words(const std::string& name) const {
   return last.empty() ? "it said nothing" : last;
 }
 
+GuestProcess Node::start_process(const std::string& name, const std::vector<std::string>& words) {
+  GuestProcess process = GuestProcess::start(name, words, log_of(name));
+  groups_.enter(name, process.pid());
+  return process;
+}
+
 ManagedGuest* Node::find(const std::string& name) {
   const auto found = guests_.find(name);
   return found == guests_.end() ? nullptr : &found->second;
 }
 
 ManagedGuest& Node::add_guest(const std::string& name, GuestProcess process) {
-  ManagedGuest guest(std::move(process));
+  ManagedGuest guest(process);
   guest.id = next_id_++;
   guest.name = name;
   guest.api = fmt::format("{}/{}.sock", config_.runtime, name);
@@ -131,6 +137,7 @@ void Node::keep(const ManagedGuest& guest) const {
 
 void Node::forget(const std::string& name) {
   guests_.erase(name);
+  groups_.leave(name);
   std::error_code ignored;
   std::filesystem::remove(fmt::format("{}/guests/{}.json", config_.directory, name), ignored);
 }
@@ -181,7 +188,7 @@ void Node::take_back(const std::string& name, const json& status, const json& ke
     fmt::print(stderr, "godwit: node: {} is pinned: {}\n", name, error.what());
     attributes.pinned = true;
   }
-  ManagedGuest& guest = add_guest(name, GuestProcess::adopt(name, pid));
+  ManagedGuest& guest = add_guest(name, GuestProcess::adopt(pid));
   guest.attributes = attributes;
   guest.hvc = number_in(status, "hvc").value_or(0) != 0;
   guest.last_move = std::min(seconds(), number_in(kept, "last_move").value_or(-1e18));
@@ -245,7 +252,7 @@ json Node::start(const json& request) {
     if (!rule.empty()) {
       throw Conflict(fmt::format("the rules keep {} off {}: {}", name, config_.name, rule));
     }
-    ManagedGuest& guest = add_guest(name, GuestProcess::start(name, words, log_of(name)));
+    ManagedGuest& guest = add_guest(name, start_process(name, words));
     guest.attributes = attributes;
     guest.memory = memory;
     guest.hvc = hvc;

@@ -65,7 +65,7 @@ ManagedGuest Node::admit(const json& description, const PlaceTerms& terms) {
   }
   if (find(name) != nullptr) throw Conflict(fmt::format("a guest called {} is here already", name));
   if (config_.receive_host.empty()) throw Conflict(config_.name + " listens nowhere");
-  ManagedGuest wanted(GuestProcess::adopt(name, 0));
+  ManagedGuest wanted(GuestProcess::adopt(0));
   wanted.name = name;
   wanted.id = next_id_;
   wanted.attributes = attributes_of(field(description, "attributes"));
@@ -112,7 +112,7 @@ ManagedGuest& Node::keep_place(ManagedGuest wanted, const PlaceTerms& terms) {
   const std::string listen = v6 ? "[" + config_.receive_host + "]:0" : config_.receive_host + ":0";
   std::vector<std::string> words{"receive", "--listen", listen, "--name", name};
   add_serve_words(words, name, wanted.hvc);
-  ManagedGuest& place = add_guest(name, GuestProcess::start(name, words, log_of(name)));
+  ManagedGuest& place = add_guest(name, start_process(name, words));
   wanted.process = place.process;
   wanted.id = place.id;
   wanted.api = place.api;

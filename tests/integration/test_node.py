@@ -644,6 +644,8 @@ class NodeTest(NodeCase):
         starts = next(line for line in unit.splitlines() if line.startswith("ExecStart=")).split("=")[1].split()
         binary = self.folder / starts[0].lstrip("/")
         self.assertEqual(binary, prefix / "bin/godwit")
+        for line in ("StartLimitIntervalSec=0", "RestartPreventExitStatus=2", "KillMode=process"):
+            self.assertIn(line, unit.splitlines())
         tls, = self.certificates("ours", "a")
         (self.folder / "a.json").write_text(json.dumps({"name": "a", "listen": "127.0.0.2:0", "tls": tls, "directory": str(self.folder / "lib"),
                                                         "runtime": str(self.folder / "run")}))
