@@ -14,6 +14,7 @@
 #include "node/local_node.h"
 #include "node/machine_options.h"
 #include "node/options.h"
+#include "node/units.h"
 
 namespace godwit::node {
 
@@ -66,8 +67,35 @@ void print_record(const json& record) {
                number_in(peer, "load").value_or(0) * 100,
                number_in(peer, "forecast_load").value_or(0) * 100);
   }
+  std::string guests;
+  for (const json& guest : list_in(inputs, "guests")) {
+    guests += fmt::format("{}{} {:.2f} cores", guests.empty() ? "" : ", ",
+                          printable(text_in(guest, "name").value_or("?")),
+                          number_in(guest, "forecast").value_or(0));
+    const double rests = number_in(guest, "rests_s").value_or(0);
+    if (rests > 0) guests += " (rests " + format_age(rests) + ")";
+  }
+  if (!guests.empty()) fmt::print("    guests: {}\n", guests);
   if (const std::string outcome = outcome_text(record); !outcome.empty()) {
     fmt::print("    -> {}\n", outcome);
+  }
+}
+
+/// Where else to look for it.
+void explain_guest(const LocalNode& node, const std::string& name, bool no_records) {
+  for (const json& guest : node.request("GET", "/v1/guests", nullptr, 10s)) {
+    if (text_in(guest, "name") != name) continue;
+    if (no_records) fmt::print("no decisions about {} yet\n", name);
+    const std::string left = text_in(guest, "left").value_or("");
+    if (!left.empty()) {
+      fmt::print("{0} came from {1}: what was decided before that, {1} knows\n", name,
+                 printable(left));
+    }
+    return;
+  }
+  if (no_records) {
+    throw std::runtime_error(
+        fmt::format("no guest called {} is here, and no decision was about one", name));
   }
 }
 
@@ -223,10 +251,12 @@ int mode_command(const Words& words) {
 
 int explain_command(const Words& words) {
   Options options(
-      "explain [--guest NAME] [--node SOCKET] [--json]",
+      "explain [--guest NAME] [--last N] [--node SOCKET] [--json]",
       "Shows what the balancer of this host decided, and refused, why, and what came of it.",
-      kCodes);
+      "Benefit and cost of a move are work of CPUs that is won and lost, in core-seconds.\n" +
+          std::string(kCodes));
   options.value("guest", "NAME", "only decisions about this guest")
+      .value("last", "N", "the newest N, at most 1000", "200")
       .flag("json", "print the records as JSON");
   if (!LocalNode::add_option(options).parse(words)) return kExitOk;
   std::string target = "/v1/decisions";
@@ -236,13 +266,18 @@ int explain_command(const Words& words) {
     }
     target += "/" + options.text("guest");
   }
-  const json records = LocalNode(options).request("GET", target, nullptr, 10s);
+  target += fmt::format("?last={}", options.count("last", 1, 1000));
+  const LocalNode node(options);
+  const json records = node.request("GET", target, nullptr, 10s);
   if (options.on("json")) {
     fmt::print("{}\n", records.dump(2));
+    return kExitOk;
+  }
+  for (const json& record : records) print_record(record);
+  if (options.has("guest")) {
+    explain_guest(node, options.text("guest"), records.empty());
   } else if (records.empty()) {
     fmt::print("no decisions yet\n");
-  } else {
-    for (const json& record : records) print_record(record);
   }
   return kExitOk;
 }

@@ -81,6 +81,7 @@ class Node {
   nlohmann::json give_back(const std::string& reservation, const std::string& address);
 
  private:
+  static constexpr const char* kWorkUnit = "core-seconds";
   static constexpr std::chrono::milliseconds kReserveTimeout{25'000};
   static constexpr std::chrono::milliseconds kReleaseTimeout{3000};
   static constexpr std::chrono::milliseconds kMoveTimeout =
@@ -142,6 +143,9 @@ class Node {
   balancer::HostView self_view() const;
   balancer::GuestView guest_view(const ManagedGuest& guest, double now, const Names& names) const;
   balancer::ClusterView cluster_view(double now, Names& names);
+  static balancer::Decision in_core_seconds(balancer::Decision decision);
+  std::string in_words(const balancer::Decision& decision, const Names& names) const;
+  nlohmann::json guest_figures(const balancer::ClusterView& view, const Names& names) const;
   nlohmann::json host_json();
   nlohmann::json guest_json(const ManagedGuest& guest, double now) const;
   void know_capabilities(const std::vector<std::string>& words);

@@ -17,7 +17,7 @@ namespace {
 constexpr std::string_view kReservations = "/v1/reservations";
 constexpr std::string_view kDecisions = "/v1/decisions";
 constexpr std::string_view kGuests = "/v1/guests";
-constexpr std::size_t kRecordsShown = 200;
+constexpr std::size_t kRecordsShown = 200;  // unless ?last=N says how many
 
 ApiResponse ok(const json& value) {
   return {200, value.dump(-1, ' ', false, json::error_handler_t::replace)};
@@ -100,10 +100,22 @@ constexpr Endpoint kEndpoints[] = {
      }},
 };
 
-/// "/v1/decisions", or "/v1/decisions/GUEST".
+/// "/v1/decisions", or "/v1/decisions/GUEST"; "?last=N".
 ApiResponse decisions(const Node& node, std::string_view rest) {
+  std::size_t count = kRecordsShown;
+  if (const auto query = rest.find('?'); query != std::string_view::npos) {
+    constexpr std::string_view kLast = "?last=";
+    const std::string_view text = rest.substr(query);
+    const char* const end = text.data() + text.size();
+    if (!text.starts_with(kLast) ||
+        std::from_chars(text.data() + kLast.size(), end, count).ptr != end ||
+        text.size() == kLast.size()) {
+      throw BadRequest("the query must be last=N");
+    }
+    rest = rest.substr(0, query);
+  }
   if (!rest.empty()) rest.remove_prefix(1);
-  return ok(node.records().newest(kRecordsShown, std::string(rest)));
+  return ok(node.records().newest(count, std::string(rest)));
 }
 
 ApiResponse handle(Node& node, const ApiRequest& request) {
@@ -112,7 +124,8 @@ ApiResponse handle(Node& node, const ApiRequest& request) {
     return target.size() > prefix.size() && target.substr(0, prefix.size()) == prefix &&
            target[prefix.size()] == '/';
   };
-  if (request.method == "GET" && (target == kDecisions || below(kDecisions))) {
+  if (request.method == "GET" &&
+      (target.substr(0, target.find('?')) == kDecisions || below(kDecisions))) {
     return decisions(node, target.substr(kDecisions.size()));
   }
   if (below(kGuests)) {

@@ -5,6 +5,7 @@
 #include <bit>
 #include <set>
 
+#include "balancer/damping.h"
 #include "balancer/rules.h"
 #include "node/daemon/json_fields.h"
 #include "node/daemon/node.h"
@@ -27,6 +28,7 @@ constexpr double kRecordAgain = 600;  // seconds: the same reason to stay, or ad
 constexpr double kSettled = 30;       // seconds after a move until its effect is judged
 constexpr double kUndone = 900;       // a guest moved on within that undoes the move before
 constexpr int kDrainTries = 3;
+constexpr std::size_t kGuestsRecorded = 32;
 constexpr milliseconds kGuestsKnown{5000};
 
 std::string host_name(const std::vector<std::string>& hosts, std::uint64_t id) {
@@ -87,11 +89,46 @@ bool Node::is_news(const json& entry, double now) {
   return said_.emplace(entry.dump(), now).second;
 }
 
-std::uint64_t Node::record(const Decision& decision, const ClusterView& view, const Names& names) {
+std::string Node::in_words(const Decision& decision, const Names& names) const {
+  return balancer::explain(
+      decision,
+      [&](std::uint64_t guest) {
+        const auto found = names.guests.find(guest);
+        return found == names.guests.end() ? std::string("?") : found->second;
+      },
+      [&](std::uint64_t host) { return host_name(names.hosts, host); }, kWorkUnit);
+}
+
+/// Of the largest guests of this host, when it decided.
+json Node::guest_figures(const ClusterView& view, const Names& names) const {
+  std::vector<const balancer::GuestView*> largest;
+  for (const balancer::GuestView& guest : view.guests) largest.push_back(&guest);
+  std::sort(largest.begin(), largest.end(),
+            [](const auto* a, const auto* b) { return a->forecast.mean > b->forecast.mean; });
+  if (largest.size() > kGuestsRecorded) largest.resize(kGuestsRecorded);
+  json list = json::array();
+  for (const balancer::GuestView* each : largest) {
+    const std::string& name = names.guests.at(each->id);
+    const ManagedGuest& guest = guests_.at(name);
+    const double rests = each->last_move + balancer::cooldown(*each, policy_) - view.now;
+    list.push_back({{"name", name},
+                    {"demand", guest.demand},
+                    {"forecast", guest.load.forecast(each->most, policy_).mean},
+                    {"memory", guest.memory},
+                    {"memory_used", guest.memory_used},
+                    {"dirty_rate", guest.dirty_rate},
+                    {"pinned", each->pinned},
+                    {"rests_s", std::max(0.0, rests)}});
+  }
+  return list;
+}
+
+std::uint64_t Node::record(const Decision& decided, const ClusterView& view, const Names& names) {
   const auto guest = [&](std::uint64_t id) {
     const auto found = names.guests.find(id);
     return found == names.guests.end() ? std::string() : found->second;
   };
+  const Decision decision = in_core_seconds(decided);
   if (decision.cause == Cause::kNone && decision.obstacle == balancer::Obstacle::kBalanced)
     return 0;
   json entry{{"action", balancer::name(decision.action)},
@@ -117,11 +154,11 @@ std::uint64_t Node::record(const Decision& decision, const ClusterView& view, co
                         {"target_before", decision.target_before},
                         {"target_after", decision.target_after}};
   entry["mode"] = mode_name(mode_);
-  entry["text"] = balancer::explain(
-      decision, [&](std::uint64_t id) { return guest(id); },
-      [&](std::uint64_t id) { return host_name(names.hosts, id); });
-  entry["inputs"] = {
-      {"self", host_figures(view.self, config_.name)}, {"hot", view.hot}, {"peers", json::array()}};
+  entry["text"] = in_words(decision, names);
+  entry["inputs"] = {{"self", host_figures(view.self, config_.name)},
+                     {"hot", view.hot},
+                     {"guests", guest_figures(view, names)},
+                     {"peers", json::array()}};
   for (const balancer::HostView& peer : view.peers) {
     entry["inputs"]["peers"].push_back(host_figures(peer, host_name(names.hosts, peer.id)));
   }
@@ -316,14 +353,7 @@ json Node::drain() {
     if (decision.action == Action::kRefuse) {
       state_ = before;
       throw Conflict(
-          fmt::format("{} cannot be drained: {}", config_.name,
-                      balancer::explain(
-                          decision,
-                          [&](std::uint64_t guest) {
-                            const auto found = names.guests.find(guest);
-                            return found == names.guests.end() ? "?" : found->second;
-                          },
-                          [&](std::uint64_t host) { return host_name(names.hosts, host); })));
+          fmt::format("{} cannot be drained: {}", config_.name, in_words(decision, names)));
     }
     if (decision.action == Action::kMove) {
       plan.push_back({{"guest", names.guests[decision.guest]},

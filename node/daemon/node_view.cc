@@ -241,6 +241,13 @@ ClusterView Node::cluster_view(double now, Names& names) {
   return view;
 }
 
+/// Of what decide() says; its benefit and cost are in MIPS x seconds.
+balancer::Decision Node::in_core_seconds(balancer::Decision decision) {
+  decision.benefit /= kMipsPerCore;
+  decision.cost /= kMipsPerCore;
+  return decision;
+}
+
 json Node::host_json() {
   const double now = seconds();
   const HostView self = self_view();

@@ -230,6 +230,7 @@ TEST(Decide, DrainsTenGuestsOntoTwoHostsAndBackAgain) {
   ASSERT_EQ(refused.size(), 1u);
   EXPECT_EQ(refused[0].obstacle, Obstacle::kPinned);
   EXPECT_NE(explain(refused[0]).find("guest 4"), std::string::npos);
+  EXPECT_EQ(explain(refused[0]).find("benefit"), std::string::npos) << "there is none to weigh";
 }
 
 TEST(Decide, TwoHostsNeverEmptyIntoEachOther) {

@@ -206,8 +206,15 @@ class NodeTest(NodeCase):
         self.assertGreater(moves[0]["benefit"], moves[0]["cost"])
         self.assertGreater(moves[0]["predicted"]["source_before"], 1.0)
         words = a.run("explain").stdout
-        self.assertIn("move guest g", words)
+        self.assertRegex(words, "move guest g.*; benefit [0-9.]+ core-seconds, cost ")
+        self.assertRegex(words, r"guests: g[12] 1\.0. cores, g[12] ")
         self.assertIn("-> completed", words)
+        self.assertEqual([len(json.loads(a.run("explain", "--json", "--last", n).stdout)) for n in (1, 1000)], [1, len(a.get("/v1/decisions"))])
+        there, gone = (b if b.guests() else c), moves[0]["guest"]
+        self.assertEqual(there.run("explain", "--guest", gone).stdout,
+                         f"no decisions about {gone} yet\n{gone} came from a: what was decided before that, a knows\n")
+        nobody = a.run("explain", "--guest", "nope")
+        self.assertEqual((nobody.returncode, nobody.stderr), (1, "godwit: explain: no guest called nope is here, and no decision was about one\n"))
         time.sleep(3)
         self.assertEqual([len(n.moves()) for n in (b, c)], [0, 0], "the guest was moved on")
         self.assertEqual([d["text"] for n in (a, b, c) for d in n.get("/v1/decisions") if d["cause"] == "none" and "nothing to gain" in d["obstacle"]], [])
