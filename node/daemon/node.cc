@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "node/daemon/bounded_file.h"
 #include "node/daemon/tls_module.h"
 #include "node/units.h"
 
@@ -15,6 +16,7 @@ using nlohmann::json;
 
 namespace {
 constexpr double kDay = 86'400;  // seconds
+constexpr std::uintmax_t kLogBytes = 1 << 20, kConsoleBytes = 16 << 20;
 constexpr double kCertificateWarning = 30 * kDay;
 }  // namespace
 
@@ -66,6 +68,7 @@ void Node::tick() {
       judge(now);
       look_after_sleep(now);
       look_after_certificate(now);
+      bound_logs();
     } catch (const std::exception& error) {
       fmt::print(stderr, "godwit: node: {}\n", error.what());
     }
@@ -98,6 +101,21 @@ void Node::look_after_certificate(double now) {
   fmt::print(stderr, "godwit: node: certificate {} {}: put a new one there and restart the node\n",
              config_.tls->certificate,
              *left > 0 ? "expires in " + format_age(*left) : "has expired, no peer accepts it");
+}
+
+/// A guest may print for ever.
+void Node::bound_logs() {
+  std::vector<std::string> names;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, guest] : guests_) names.push_back(name);
+  }
+  for (const std::string& name : names) {
+    bound_file(log_of(name), kLogBytes);
+    for (const char* end : {".log", ".hvc"}) {
+      bound_file(fmt::format("{}/console/{}{}", config_.directory, name, end), kConsoleBytes);
+    }
+  }
 }
 
 /// A host that was closed for maintenance is still closed after a reboot.

@@ -215,6 +215,7 @@ class Node {
 
   void tick();
   void look_after_certificate(double now);
+  void bound_logs();
   std::optional<double> certificate_left() const;
   void set_closed(bool closed) const;
   double seconds() const;
