@@ -27,6 +27,7 @@
 #include "node/daemon/node_config.h"
 #include "node/daemon/peers.h"
 #include "node/daemon/records.h"
+#include "node/daemon/turn.h"
 #include "node/guest_control.h"
 
 namespace godwit::node {
@@ -245,6 +246,7 @@ class Node {
   std::uint64_t wanted_ = 0;  // bit 0: the newest round wanted to move something
   double last_arrival_ = -1e18;
   double quiet_until_ = 0;
+  Turn turn_;
   double empty_since_ = -1;
   double last_tick_ = 1e18;
   Sleep sleep_;

@@ -78,7 +78,8 @@ std::vector<Decision> Node::consider(ClusterView& view) {
   const int n = std::clamp(policy_.hot_n, 1, 64);
   const std::uint64_t recent = wanted_ & (~std::uint64_t{0} >> (64 - n));
   if (move->cause == Cause::kOverload || std::popcount(recent) >= policy_.hot_k) {
-    return decisions;
+    const double interval = std::chrono::duration<double>(config_.interval).count();
+    return turn_.come(now, interval, random_) ? decisions : std::vector<Decision>{};
   }
   return {instead_of(*move, balancer::Obstacle::kNotPersistent)};
 }
