@@ -24,6 +24,7 @@
 #include "node/daemon/host_load.h"
 #include "node/daemon/managed_guest.h"
 #include "node/daemon/move_paths.h"
+#include "node/daemon/move_stats.h"
 #include "node/daemon/node_config.h"
 #include "node/daemon/peers.h"
 #include "node/daemon/records.h"
@@ -253,6 +254,7 @@ class Node {
   std::map<std::string, double> no_wake_before_;  // peers that did not wake
   Capabilities capabilities_;
   MovePaths paths_;
+  MoveStats finished_;
   std::map<std::string, double> said_;  // refusals and advice, and when they were recorded
   std::map<std::string, std::uint64_t> counters_;
   std::string drain_trouble_;

@@ -305,6 +305,7 @@ json Node::move_guest(const std::string& name, const std::string& peer, std::uin
   end_move(name, completed);
   // What a person asked of a move may have slowed it down.
   if (completed && record != 0) paths_.learn(peer, report);
+  if (completed) finished_.add(report);
   if (record != 0) {
     json outcome{{"status", text_in(report, "status").value_or("failed")}, {"reason", why}};
     for (const char* key : {"total_ms", "downtime_ms", "transport"})

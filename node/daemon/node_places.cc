@@ -161,7 +161,9 @@ json Node::reserve(const json& request) {
     see_off(lock, text_in(field(request, "guest"), "name").value_or(""));
     if (!terms.leaving.empty()) check_promise(terms.leaving);
     const balancer::HostView before = self_view();
+    ++counters_["reservations_refused"];  // unless it is kept
     ManagedGuest& place = keep_place(admit(field(request, "guest"), terms), terms);
+    --counters_["reservations_refused"];
     name = place.name;
     answer["id"] = place.reservation;
     if (!terms.leaving.empty()) {

@@ -164,6 +164,7 @@ json Node::give_back(const std::string& reservation, const std::string& address)
   json report = send(leaving.api, {{"to", address}}, why);
   const std::lock_guard lock(mutex_);
   end_move(name, completed(report));
+  if (completed(report)) finished_.add(report);
   extend_place(Clock::now() + config_.reservation);
   if (report.is_null()) throw Conflict(why);
   return report;
@@ -304,7 +305,10 @@ void Node::conclude_swap(const Swap& swap, std::uint64_t record) {
   }
   const std::lock_guard lock(mutex_);
   end_move(swap.guest, swap.out_done);
-  if (swap.out_done) paths_.learn(swap.peer, swap.out);
+  if (swap.out_done) {
+    paths_.learn(swap.peer, swap.out);
+    finished_.add(swap.out);
+  }
   conclude_record(record, outcome, swap.leaving.load_before);
 }
 

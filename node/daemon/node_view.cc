@@ -294,6 +294,8 @@ json Node::guest_json(const ManagedGuest& guest, double now) const {
           {"cpus", guest.cpus},
           {"demand", guest.demand},
           {"forecast", {{"mean", forecast.mean}, {"variance", forecast.variance}}},
+          {"cpu_run_s", number_in(guest.counters, "cpu_run_ns").value_or(0) / 1e9},
+          {"cpu_wait_s", number_in(guest.counters, "cpu_wait_ns").value_or(0) / 1e9},
           {"memory", guest.memory},
           {"memory_used", guest.memory_used},
           {"dirty_rate", guest.dirty_rate},
@@ -381,10 +383,11 @@ json Node::status() {
     status["moves"].push_back(one);
   }
   json counters{{"decisions", records_.count()}};
-  for (const char* key :
-       {"moves_completed", "moves_failed", "moves_undone", "refusals", "reservations_expired"}) {
+  for (const char* key : {"moves_completed", "moves_failed", "moves_undone", "refusals",
+                          "reservations_expired", "reservations_refused"}) {
     counters[key] = counters_[key];
   }
+  counters["moves"] = finished_.to_json();
   status["counters"] = counters;
   status["drain_trouble"] = drain_trouble_;
   return status;
