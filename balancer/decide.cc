@@ -138,7 +138,8 @@ void Draft::commit(const Decision& decision, std::size_t guest, std::size_t peer
 
 bool wants_peers(const ClusterView& view, const PolicyConfig& policy) {
   if (!measured(view) || view.guests.empty()) return false;
-  return view.hot || view.drain || policy.goal == Goal::kBalance || may_empty(view, policy);
+  return view.hot || view.drain || policy.goal == Goal::kBalance || on_the_brink(view, policy) ||
+         may_empty(view, policy);
 }
 
 std::vector<Decision> decide(const ClusterView& view, const PolicyConfig& policy) {
@@ -156,6 +157,8 @@ std::vector<Decision> decide(const ClusterView& view, const PolicyConfig& policy
     return {decision};
   }
   Draft draft(view, policy);
+  if (!view.drain && !view.hot && on_the_brink(view, policy)) wake_ahead(draft);
+  if (!draft.decisions.empty()) return std::move(draft.decisions);
   if (view.drain) {
     empty_host(draft, Cause::kDrain);
   } else if (view.hot) {

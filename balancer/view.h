@@ -73,6 +73,8 @@ struct ClusterView {
   double now = 0;  // seconds, monotonic
   HostView self;
   bool drain = false;             // this host must become empty
+  double rise = 0;                // CPU a second by which this host's forecast grows
+  double boot = 0;                // seconds until a host that is woken takes guests; 0: at once
   bool hot = false;               // detection.h: persistent and forecast overload
   std::vector<GuestView> guests;  // on this host
   std::vector<HostView> peers;    // asked just now: awake ones, and a few that could be woken

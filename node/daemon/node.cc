@@ -25,6 +25,7 @@ Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
       records_(config_.directory + "/decisions.jsonl"),
       mode_(config_.mode),
       policy_(config_.policy),
+      boot_seconds_(boot_seconds()),
       paths_(config_.directory + "/paths.json"),
       peers_(config_, tls) {
   capabilities_.add(config_.capabilities);

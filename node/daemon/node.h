@@ -28,6 +28,7 @@
 #include "node/daemon/node_config.h"
 #include "node/daemon/peers.h"
 #include "node/daemon/records.h"
+#include "node/daemon/rise.h"
 #include "node/daemon/turn.h"
 #include "node/guest_control.h"
 
@@ -143,6 +144,7 @@ class Node {
   double memory_available() const;
   std::string no_memory_for(double memory) const;
   balancer::HostView self_view() const;
+  double expected(const balancer::HostView& self) const;
   balancer::GuestView guest_view(const ManagedGuest& guest, double now, const Names& names) const;
   balancer::ClusterView cluster_view(double now, Names& names);
   static balancer::Decision in_core_seconds(balancer::Decision decision);
@@ -211,6 +213,8 @@ class Node {
   void sleep_failed(const std::string& why);
   void get_up(const std::string& reason);
   bool wake_peer(const std::string& peer, std::uint64_t record);
+  double boot_seconds() const;
+  std::string room_elsewhere(const ManagedGuest& wanted);
   bool is_open(const std::string& peer) const;
   Word wake_by_word(const std::string& peer);
   bool may_wake(const PeerState& peer, double now) const;
@@ -248,6 +252,8 @@ class Node {
   double last_arrival_ = -1e18;
   double quiet_until_ = 0;
   Turn turn_;
+  Rise rise_;
+  double boot_seconds_;  // that the last host took that was woken
   double empty_since_ = -1;
   double last_tick_ = 1e18;
   Sleep sleep_;

@@ -244,7 +244,12 @@ json Node::start(const json& request) {
     const double memory =
         static_cast<double>(request["memory_bytes"].get<std::uint64_t>()) / 0x1p20;
     if (const std::string why = no_memory_for(memory); !why.empty()) {
-      throw Conflict(fmt::format("no room: {} needs {:.0f} MB, {}", name, memory, why));
+      ManagedGuest wanted(GuestProcess::adopt(0));
+      wanted.name = name;
+      wanted.attributes = attributes;
+      wanted.memory = memory;
+      throw Conflict(fmt::format("no room: {} needs {:.0f} MB, {}{}", name, memory, why,
+                                 room_elsewhere(wanted)));
     }
     know_capabilities(attributes.needs);
     std::string rule = rule_against(attributes);

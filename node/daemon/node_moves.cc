@@ -60,14 +60,16 @@ std::vector<Decision> Node::consider(ClusterView& view) {
   const double now = view.now;
   hot_ = detector_.add(view.self.demand, view.self.forecast, view.self.capacity, policy_);
   view.hot = hot_;
+  rise_.add(now, self_view().forecast.mean, guests_.size());
   if (mode_ == Mode::kOff || state_ != State::kOpen || now < quiet_until_) return {};
   if (!moves_.empty() || view.self.incoming > 0) return {};  // their end changes the picture
   const std::uint64_t wanted_before = wanted_ << 1;
   wanted_ = wanted_before;
   if (!balancer::wants_peers(view, policy_)) return {};
   std::vector<Decision> decisions = balancer::decide(view, policy_);
-  const auto move = std::find_if(decisions.begin(), decisions.end(), [](const Decision& decision) {
-    return decision.action == Action::kMove || decision.action == Action::kSwap;
+  const auto move = std::find_if(decisions.begin(), decisions.end(), [&](const Decision& decision) {
+    return decision.action == Action::kMove || decision.action == Action::kSwap ||
+           (decision.action == Action::kWake && !hot_);
   });
   if (move == decisions.end()) return decisions;
   if (move->cause == Cause::kImbalance && move->source_before - move->source_after < kLeastRelief) {
@@ -77,7 +79,7 @@ std::vector<Decision> Node::consider(ClusterView& view) {
   // Overload has been seen to persist (detection.h); any other reason has to, by the same measure.
   const int n = std::clamp(policy_.hot_n, 1, 64);
   const std::uint64_t recent = wanted_ & (~std::uint64_t{0} >> (64 - n));
-  if (move->cause == Cause::kOverload || std::popcount(recent) >= policy_.hot_k) {
+  if (hot_ || std::popcount(recent) >= policy_.hot_k) {
     const double interval = std::chrono::duration<double>(config_.interval).count();
     return turn_.come(now, interval, random_) ? decisions : std::vector<Decision>{};
   }

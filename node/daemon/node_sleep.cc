@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "balancer/rules.h"
 #include "node/daemon/hook.h"
 #include "node/daemon/json_fields.h"
 #include "node/daemon/node.h"
@@ -40,13 +41,20 @@ double suspended() {
 }  // namespace
 
 /// Somebody has to stay, to take new guests and to wake the others: whoever has guests, and of
-/// empty hosts the first by name.
+/// empty hosts the first by name. Where a host is expected to be overloaded soon, an empty one has
+/// to stay.
 bool Node::others_stay_awake() const {
   const std::vector<PeerState> peers = peers_.states();
-  return std::any_of(peers.begin(), peers.end(), [this](const PeerState& peer) {
-    const double guests = number_in(field(peer.view, "host"), "guests").value_or(0);
+  const auto figure = [](const PeerState& peer, const char* key) {
+    return number_in(field(peer.view, "host"), key).value_or(0);
+  };
+  const bool soon_needed = std::any_of(peers.begin(), peers.end(), [&](const PeerState& peer) {
+    return peer.alive && figure(peer, "expected") > policy_.hot_forecast * figure(peer, "capacity");
+  });
+  return std::any_of(peers.begin(), peers.end(), [&](const PeerState& peer) {
+    const bool empty = figure(peer, "guests") == 0;
     return peer.alive && text_in(peer.view, "state") == "open" &&
-           (guests > 0 || peer.name < config_.name);
+           (empty ? peer.name < config_.name : !soon_needed);
   });
 }
 
@@ -182,7 +190,9 @@ bool Node::wake_peer(const std::string& peer, std::uint64_t record) {
   }
   const double took = std::chrono::duration<double>(Clock::now() - began).count();
   const std::lock_guard lock(mutex_);
-  if (!awake) {
+  if (awake) {
+    boot_seconds_ = took;
+  } else {
     fmt::print(stderr, "godwit: node: {} does not wake: {}\n", peer, why);
     no_wake_before_[peer] = seconds() + kTryAgain;
   }
@@ -190,6 +200,47 @@ bool Node::wake_peer(const std::string& peer, std::uint64_t record) {
   outcome["total_ms"] = took * 1000;
   records_.conclude(record, outcome);
   return awake;
+}
+
+/// As the last one that was woken took; before any, a guess on the safe side.
+double Node::boot_seconds() const {
+  double seconds = std::chrono::duration<double>(config_.wake_timeout).count() / 5;
+  for (const json& record : records_.newest(Records::kKept)) {
+    const json& outcome = field(record, "outcome");
+    if (text_in(record, "action") != "wake" || text_in(outcome, "status") != "completed") continue;
+    seconds = number_in(outcome, "total_ms").value_or(0) / 1000;
+  }
+  return seconds;
+}
+
+/// For a guest that finds no room here: who has it, and is woken for that. Under the lock.
+std::string Node::room_elsewhere(const ManagedGuest& wanted) {
+  Names names;
+  const balancer::ClusterView view = cluster_view(seconds(), names);
+  const balancer::GuestView guest = guest_view(wanted, view.now, names);
+  const balancer::HostView* sleeper = nullptr;
+  for (const balancer::HostView& peer : view.peers) {
+    if (!balancer::sane(peer) || !balancer::allowed(guest, peer)) continue;
+    if (peer.awake) return fmt::format("; {} has room for it", names.hosts.at(peer.id));
+    sleeper = &peer;
+  }
+  if (sleeper == nullptr) return {};
+  const std::string peer = names.hosts.at(sleeper->id);
+  if (mode_ != Mode::kAutomatic || !moves_.empty())
+    return fmt::format("; {} has, and sleeps", peer);
+  const std::uint64_t record = records_.add(
+      {{"action", "wake"},
+       {"cause", "start"},
+       {"obstacle", "none"},
+       {"mode", mode_name(mode_)},
+       {"guest", wanted.name},
+       {"from", config_.name},
+       {"to", peer},
+       {"text", fmt::format("wake host {} (start): neither {} nor a peer that is awake has room "
+                            "for {}",
+                            peer, config_.name, wanted.name)}});
+  launch("", peer, [this, peer, record] { wake_peer(peer, record); });
+  return fmt::format("; {} has, and is being woken: start it there", peer);
 }
 
 bool Node::is_open(const std::string& peer) const {

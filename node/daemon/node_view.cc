@@ -6,6 +6,7 @@
 #include <limits>
 #include <set>
 
+#include "balancer/decide.h"
 #include "balancer/rules.h"
 #include "node/daemon/json_fields.h"
 #include "node/daemon/node.h"
@@ -214,6 +215,8 @@ ClusterView Node::cluster_view(double now, Names& names) {
   view.self = self_view();
   view.drain = state_ == State::kDraining;
   view.hot = hot_;
+  view.rise = rise_.per_second() * kMipsPerCore;
+  view.boot = config_.wake_hook.empty() ? 0 : boot_seconds_;
   for (const auto& [name, guest] : guests_) {
     names.guests[guest.id] = name;
     if (!guest.reserved && !guest.gone) view.guests.push_back(guest_view(guest, now, names));
@@ -248,6 +251,18 @@ balancer::Decision Node::in_core_seconds(balancer::Decision decision) {
   return decision;
 }
 
+/// Cores that this host's guests ask for by the time that another could be woken.
+double Node::expected(const HostView& self) const {
+  ClusterView view;
+  view.self = self;
+  view.rise = rise_.per_second();
+  view.boot = boot_seconds_;
+  for (const auto& [name, guest] : guests_) {
+    if (!guest.gone) view.guests.emplace_back().most = static_cast<double>(guest.cpus);
+  }
+  return balancer::expected_at_boot(view);
+}
+
 json Node::host_json() {
   const double now = seconds();
   const HostView self = self_view();
@@ -267,6 +282,7 @@ json Node::host_json() {
           {"link", self.link},
           {"demand", self.demand},
           {"forecast", {{"mean", self.forecast.mean}, {"variance", self.forecast.variance}}},
+          {"expected", expected(self)},
           {"guests", self.guests},
           {"capabilities", config_.capabilities},
           {"apart", apart},

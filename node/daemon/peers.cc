@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 #include <stdexcept>
 #include <utility>
 
@@ -19,6 +21,8 @@ constexpr std::size_t kMaxAskers = 8;
 // A few peers are asked at every interval; many, each more rarely, so that a node's work does not
 // grow with the cluster.
 constexpr std::size_t kPeersAnInterval = 16;
+
+bool sleeps(const json& view) { return text_in(view, "state") == "asleep"; }
 
 }  // namespace
 
@@ -39,7 +43,8 @@ const char* name(Standing standing) {
 }
 
 Peers::Peers(const NodeConfig& config, const std::shared_ptr<const TlsContext>& tls)
-    : interval_(config.interval *
+    : sleepers_(config.directory + "/asleep.json"),
+      interval_(config.interval *
                 std::max<std::size_t>(
                     1, (config.peers.size() + kPeersAnInterval - 1) / kPeersAnInterval)),
       silence_(3 * interval_ + kTimeout) {
@@ -50,6 +55,7 @@ Peers::Peers(const NodeConfig& config, const std::shared_ptr<const TlsContext>& 
     entry->due = Clock::now();
     peers_.push_back(std::move(entry));
   }
+  recall_sleepers();
   for (std::size_t i = 0; i < std::min(kMaxAskers, peers_.size()); ++i) {
     askers_.emplace_back([this] { ask_around(); });
   }
@@ -130,11 +136,31 @@ void Peers::take(Peer& peer, json view) const {
         fmt::format("it calls itself {}, the configuration calls it {}", name, peer.config.name);
   } else {
     peer.why.clear();
+    const bool changed = sleeps(peer.view) != sleeps(view);
     peer.view = std::move(view);
     peer.answered = Clock::now();
     peer.ever = true;
+    if (changed) keep_sleepers();
   }
   peer.misfit = !peer.why.empty();
+}
+
+/// A peer that sleeps says nothing: a node that begins would take it for dead.
+void Peers::recall_sleepers() {
+  std::ifstream file(sleepers_);
+  const json views = json::parse(file, nullptr, false);
+  for (const auto& peer : peers_) peer->view = field(views, peer->config.name.c_str());
+}
+
+/// Under the lock.
+void Peers::keep_sleepers() const {
+  json views = json::object();
+  for (const auto& peer : peers_) {
+    if (sleeps(peer->view)) views[peer->config.name] = peer->view;
+  }
+  std::ofstream(sleepers_ + ".new") << views.dump(-1, ' ', false, json::error_handler_t::replace);
+  std::error_code ignored;
+  std::filesystem::rename(sleepers_ + ".new", sleepers_, ignored);
 }
 
 /// Under the lock.
@@ -150,7 +176,7 @@ PeerState Peers::state_of(const Peer& peer) const {
     state.alive = age < silence_ && (peer.why.empty() || age < 2 * interval_);
     if (state.alive) state.why.clear();
   }
-  state.asleep = !state.alive && text_in(peer.view, "state") == "asleep";
+  state.asleep = !state.alive && sleeps(peer.view);
   state.standing = state.alive    ? Standing::kAlive
                    : state.asleep ? Standing::kAsleep
                    : peer.misfit  ? Standing::kRefused

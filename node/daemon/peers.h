@@ -74,9 +74,12 @@ class Peers {
   void ask_around();
   void ask(Peer& peer);
   void take(Peer& peer, nlohmann::json view) const;
+  void recall_sleepers();
+  void keep_sleepers() const;
   PeerState state_of(const Peer& peer) const;
   void note_change(Peer& peer) const;
 
+  const std::string sleepers_;  // file: what peers said that sleep
   const std::chrono::milliseconds interval_;
   const std::chrono::milliseconds silence_;
   mutable std::mutex mutex_;

@@ -170,6 +170,42 @@ TEST(Decide, WakesAHostOnlyWhenNoAwakeOneHasRoom) {
   EXPECT_EQ(decisions[1].target, 2u);
 }
 
+TEST(Decide, WakesAHostWhileTheLoadStillGrows) {
+  HostView sleeper = plain_host(2, 0);
+  sleeper.awake = false;
+  sleeper.guests = 0;
+  ClusterView view = plain_view(0.7, 5, {plain_host(1, 0.88), sleeper});
+  for (const Goal goal : {Goal::kBalance, Goal::kConsolidate}) {
+    const PolicyConfig policy = default_policy(goal);
+    view.boot = 60;
+    view.rise = 5;  // 1.0 by then
+    view.peers[0] = plain_host(1, 0.88);
+    EXPECT_TRUE(wants_peers(view, policy));
+    const auto decisions = decide(view, policy);
+    ASSERT_EQ(decisions.size(), 1u);
+    EXPECT_EQ(decisions[0].action, Action::kWake);
+    EXPECT_EQ(decisions[0].target, 2u);
+    const auto wakes = [&] {
+      const auto all = decide(view, policy);
+      return std::any_of(all.begin(), all.end(), [](const Decision& one) {
+        return one.action == Action::kWake && one.cause == Cause::kOverload;
+      });
+    };
+    view.peers[0] = plain_host(1, 0.3);
+    EXPECT_FALSE(wakes()) << "somebody awake has room";
+    view.peers[0] = plain_host(1, 0.88);
+    view.rise = 1;
+    EXPECT_FALSE(wakes()) << "it does not come to that";
+    view.rise = 5;
+    view.boot = 0;
+    EXPECT_FALSE(wakes()) << "there is time when it comes to that";
+    view.boot = 60;
+    for (GuestView& guest : view.guests) guest.most = 170;
+    EXPECT_FALSE(wakes()) << "more than the guests can ask for";
+    for (GuestView& guest : view.guests) guest.most = 1000;
+  }
+}
+
 TEST(Decide, StaysWhenTheLoadIsEvenOrTheGainSmall) {
   const auto even = decide(plain_view(0.6, 6, {plain_host(1, 0.6), plain_host(2, 0.58)}),
                            default_policy(Goal::kBalance));

@@ -819,6 +819,10 @@ class SleepTest(NodeCase):
         pid = f"$(cat {self.folder}/pid)"
         a, b, c = self.sleepers(f'echo sleep $1 >> {self.folder}/log; kill -STOP {pid}', f'echo wake $1 >> {self.folder}/log; kill -CONT {pid}')
         self.eventually(lambda: self.peer(a, "c") == "asleep", 30, lambda: str(a.get()["peers"]))
+        a.process.signal(signal.SIGKILL)  # its next one knows, too
+        a.process.wait(5)
+        a.start([b, c])
+        self.assertEqual(self.peer(a, "c"), "asleep")
         a.boot("g2")
         self.eventually(lambda: len(c.guests()) == 1, 40, lambda: a.run("explain").stdout)
         self.assertEqual((self.folder / "log").read_text(), "sleep c\nwake c\n")
@@ -826,6 +830,19 @@ class SleepTest(NodeCase):
         self.assertEqual([d["action"] for d in a.get("/v1/decisions") if d["action"] in ("wake", "move", "swap")], ["wake", "move"])
         self.assertIn("awake again after", self.outcome(c, "sleep")["reason"])
         self.assertEqual(c.get()["state"], "open")
+
+    def test_a_start_that_finds_no_room_wakes_a_host_that_has_it(self):
+        pid = f"$(cat {self.folder}/pid)"
+        a, b, c = self.sleepers(f'kill -STOP {pid}', f'kill -CONT {pid}', sleep_after="4s")
+        self.eventually(lambda: self.peer(a, "c") == "asleep", 30, lambda: str(a.get()["peers"]))
+        words = ("start", "--name", "g2", "--kernel", GUESTS / "idle.elf", "--memory", "1000M")
+        self.assertIn("no room: g2 needs 1000 MB, 32 of 1024 MB are taken; b has room for it", a.run(*words).stderr)
+        b.boot("g3", kernel="idle.elf", append="", memory="32M")
+        self.eventually(lambda: a.peer_host("b")["memory_used"] == 32, 10)
+        self.assertIn("no room: g2 needs 1000 MB, 32 of 1024 MB are taken; c has, and is being woken: start it there", a.run(*words).stderr)
+        self.eventually(lambda: self.peer(a, "c") == "alive", 20)
+        self.assertEqual(c.run(*words).returncode, 0)
+        self.eventually(lambda: self.outcome(a, "wake").get("status") == "completed", 10)
 
     def test_a_wake_that_does_not_come_is_recorded(self):
         pid = f"$(cat {self.folder}/pid)"

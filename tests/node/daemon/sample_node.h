@@ -10,7 +10,7 @@ inline nlohmann::json sample_node() {
   "name": "a", "version": "0.1.0", "protocol": 1, "goal": "balance", "mode": "automatic",
   "state": "open", "uptime_s": 3912.5, "certificate_left_s": 8640000.0,
   "host": {"capacity": 4.0, "memory": 16000.0, "memory_used": 812.0, "memory_available": 12000.0, "link": 1250.0,
-           "demand": 1.25, "forecast": {"mean": 1.5, "variance": 0.01}, "guests": 1,
+           "demand": 1.25, "forecast": {"mean": 1.5, "variance": 0.01}, "expected": 1.5, "guests": 1,
            "capabilities": ["gpu"], "apart": ["db"], "together": [], "incoming": 0, "outgoing": 1, "hot": false,
            "last_arrival_age_s": null, "cpu_busy": 0.31,
            "psi": {"cpu": 0.1, "memory": 0.0, "io": 0.25},
