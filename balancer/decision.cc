@@ -98,7 +98,7 @@ std::string explain(const Decision& d, const std::function<std::string(GuestId)>
       d.action == Action::kSwap ? fmt::format(" against guest {}", guest_name(d.partner)) : "";
   return fmt::format(
       "{} guest {}{} from host {} to host {} ({}): expected source {:.1f} % -> {:.1f} %, target "
-      "{:.1f} % -> {:.1f} %; {}; about {:.1f} s, paused {:.0f} ms",
+      "{:.1f} % -> {:.1f} %; {}; about {:.2g} s, paused {:.0f} ms",
       name(d.action), guest_name(d.guest), partner, host_name(d.source), host_name(d.target),
       name(d.cause), percent(d.source_before), percent(d.source_after), percent(d.target_before),
       percent(d.target_after), worth(d, unit), d.seconds, d.downtime * 1000);

@@ -40,9 +40,9 @@ std::string outcome_text(const json& record) {
   if (!outcome.is_object()) return {};
   std::string text = printable(text_in(outcome, "status").value_or("?"));
   if (const auto ms = number_in(outcome, "total_ms")) {
-    text += fmt::format(" in {:.1f} s", *ms / 1000);
+    text += " in " + format_time_ms(*ms);
     const double predicted = number_in(field(record, "predicted"), "seconds").value_or(0);
-    if (predicted > 0) text += fmt::format(" (predicted {:.1f} s)", predicted);
+    if (predicted > 0) text += fmt::format(" (predicted {})", format_time_ms(predicted * 1000));
   }
   if (const auto ms = number_in(outcome, "downtime_ms"))
     text += fmt::format(", paused {:.0f} ms", *ms);
