@@ -400,11 +400,22 @@ class NodeTest(NodeCase):
         self.eventually(lambda: not Path(f"/proc/{pid}").exists(), 5, "its process waits for ever")
         self.assertEqual(list((a.folder / "lib/guests").iterdir()), [])
 
-    def lying_peer(self, view):
+    def lying_peer(self, view, place=(404, {})):
+        """`place`: the answer to who asks for one."""
         class Liar(http.server.BaseHTTPRequestHandler):
+            asked = 0
+
             def do_GET(self):
-                body = json.dumps(view).encode()
-                self.send_response(200)
+                self.answer(200, view)
+
+            def do_POST(self):
+                Liar.asked += self.path == "/v1/reservations"
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.answer(*place)
+
+            def answer(self, status, value):
+                body = json.dumps(value).encode()
+                self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -412,6 +423,7 @@ class NodeTest(NodeCase):
             def log_message(self, *_):
                 pass
 
+        self.liar = Liar
         server = http.server.ThreadingHTTPServer(("127.0.0.9", 0), Liar)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self.addCleanup(server.shutdown)
@@ -426,8 +438,20 @@ class NodeTest(NodeCase):
         node.start([peer])
         return node
 
-    def with_liar(self, view):
-        return self.with_peer(Node(self, "z", self.lying_peer(view)))
+    def with_liar(self, view, **more):
+        return self.with_peer(Node(self, "z", self.lying_peer(view, **more)))
+
+    def test_a_peer_that_says_it_is_empty_and_takes_nothing_costs_its_guests_nothing(self):
+        host = {"capacity": 4, "memory": 4096, "memory_used": 0, "link": 1250, "demand": 0, "forecast": {"mean": 0, "variance": 0}, "guests": 0,
+                "incoming": 0, "outgoing": 0}
+        a = self.with_liar({"name": "z", "protocol": 1, "state": "open", "host": host}, place=(409, {"error": "z has no memory for it"}))
+        a.boot("g1")
+        a.boot("g2")
+        self.eventually(lambda: len([m for m in a.moves() if m.get("outcome")]) == 2, 30, lambda: a.run("explain").stdout)
+        self.assertEqual([(m["outcome"]["status"], m["outcome"]["reason"]) for m in a.moves()], 2 * [("failed", "z has no memory for it")])
+        time.sleep(HOLD)
+        self.assertEqual((self.liar.asked, len(a.moves())), (2, 2), "it is asked again and again")
+        self.assertEqual({n: g["state"] for n, g in a.guests().items()}, {"g1": "running", "g2": "running"})
 
     def test_a_peer_with_nonsense_figures_is_no_target(self):
         nonsense = {"name": "z", "protocol": 1, "state": "open",
