@@ -127,8 +127,6 @@ class Node {
     bool forced = false;  // the threshold of the load is not asked
     std::string leaving;  // of our guests, goes in exchange: its room counts as free
   };
-  std::string rule_against(const Attributes& wanted) const;
-  std::string group_elsewhere(const Attributes& wanted) const;
   ManagedGuest admit(const nlohmann::json& description, const PlaceTerms& terms);
   ManagedGuest& keep_place(ManagedGuest wanted, const PlaceTerms& terms);
   std::string address_of_place(const std::string& name, const std::string& reservation);
@@ -138,21 +136,37 @@ class Node {
   struct Names {
     std::vector<std::string> hosts;  // by id; 0 is this node
     std::map<std::uint64_t, std::string> guests;
+
+    std::string host(std::uint64_t id) const { return id < hosts.size() ? hosts[id] : "?"; }
+    std::string guest(std::uint64_t id) const {  // empty for none
+      const auto found = guests.find(id);
+      return found == guests.end() ? "" : found->second;
+    }
   };
-  double memory_for_guests() const;
-  double memory_given() const;
-  double memory_available() const;
-  std::string no_memory_for(double memory) const;
   balancer::HostView self_view() const;
   double expected(const balancer::HostView& self) const;
   balancer::GuestView guest_view(const ManagedGuest& guest, double now, const Names& names) const;
   balancer::ClusterView cluster_view(double now, Names& names);
   static balancer::Decision in_core_seconds(balancer::Decision decision);
-  std::string in_words(const balancer::Decision& decision, const Names& names) const;
-  nlohmann::json guest_figures(const balancer::ClusterView& view, const Names& names) const;
   nlohmann::json host_json();
   nlohmann::json guest_json(const ManagedGuest& guest, double now) const;
+
+  // node_room.cc
+  double memory_for_guests() const;
+  double memory_given() const;
+  double memory_available() const;
+  std::string no_memory_for(double memory) const;
   void know_capabilities(const std::vector<std::string>& words);
+  std::string rule_against(const Attributes& wanted) const;
+  std::string group_elsewhere(const Attributes& wanted) const;
+  std::string room_elsewhere(const ManagedGuest& wanted);
+
+  // node_record.cc
+  static std::string in_words(const balancer::Decision& decision, const Names& names);
+  nlohmann::json guest_figures(const balancer::ClusterView& view, const Names& names) const;
+  bool is_news(const nlohmann::json& entry, double now);
+  std::uint64_t record(const balancer::Decision& decision, const balancer::ClusterView& view,
+                       const Names& names);
 
   // node_swap.cc
   struct Swap;
@@ -174,9 +188,6 @@ class Node {
   // node_moves.cc
   void balance(double now);
   std::vector<balancer::Decision> consider(balancer::ClusterView& view);
-  bool is_news(const nlohmann::json& entry, double now);
-  std::uint64_t record(const balancer::Decision& decision, const balancer::ClusterView& view,
-                       const Names& names);
   void carry_out(const balancer::Decision& decision, std::uint64_t record, const Names& names);
   nlohmann::json move_guest(const std::string& guest, const std::string& peer, std::uint64_t record,
                             nlohmann::json settings);
@@ -214,7 +225,6 @@ class Node {
   void get_up(const std::string& reason);
   bool wake_peer(const std::string& peer, std::uint64_t record);
   double boot_seconds() const;
-  std::string room_elsewhere(const ManagedGuest& wanted);
   bool is_open(const std::string& peer) const;
   Word wake_by_word(const std::string& peer);
   bool may_wake(const PeerState& peer, double now) const;

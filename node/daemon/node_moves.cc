@@ -5,7 +5,6 @@
 #include <bit>
 #include <set>
 
-#include "balancer/damping.h"
 #include "balancer/rules.h"
 #include "node/daemon/json_fields.h"
 #include "node/daemon/node.h"
@@ -23,17 +22,11 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 constexpr double kLeastRelief =
-    0.02;  // of a host's load: what evens out less is noise, however cheap
-constexpr double kRecordAgain = 600;  // seconds: the same reason to stay, or advice
-constexpr double kSettled = 30;       // seconds after a move until its effect is judged
-constexpr double kUndone = 900;       // a guest moved on within that undoes the move before
+    0.02;                        // of a host's load: what evens out less is noise, however cheap
+constexpr double kSettled = 30;  // seconds after a move until its effect is judged
+constexpr double kUndone = 900;  // a guest moved on within that undoes the move before
 constexpr int kDrainTries = 3;
-constexpr std::size_t kGuestsRecorded = 32;
 constexpr milliseconds kGuestsKnown{5000};
-
-std::string host_name(const std::vector<std::string>& hosts, std::uint64_t id) {
-  return id < hosts.size() ? hosts[id] : "?";
-}
 
 /// Staying, with the figures of the move that is not made.
 Decision instead_of(Decision move, balancer::Obstacle obstacle) {
@@ -41,17 +34,6 @@ Decision instead_of(Decision move, balancer::Obstacle obstacle) {
   move.obstacle = obstacle;
   move.target = move.source;
   return move;
-}
-
-json host_figures(const balancer::HostView& host, const std::string& name) {
-  return {{"name", name},
-          {"load", host.demand / host.capacity},
-          {"forecast_load", host.forecast.mean / host.capacity},
-          {"memory_used", host.memory_used},
-          {"memory", host.memory},
-          {"incoming", host.incoming},
-          {"outgoing", host.outgoing},
-          {"closed", host.closed}};
 }
 
 }  // namespace
@@ -86,88 +68,6 @@ std::vector<Decision> Node::consider(ClusterView& view) {
   return {instead_of(*move, balancer::Obstacle::kNotPersistent)};
 }
 
-/// A round a second says the same again and again.
-bool Node::is_news(const json& entry, double now) {
-  std::erase_if(said_, [now](const auto& one) { return now - one.second >= kRecordAgain; });
-  return said_.emplace(entry.dump(), now).second;
-}
-
-std::string Node::in_words(const Decision& decision, const Names& names) const {
-  return balancer::explain(
-      decision,
-      [&](std::uint64_t guest) {
-        const auto found = names.guests.find(guest);
-        return found == names.guests.end() ? std::string("?") : found->second;
-      },
-      [&](std::uint64_t host) { return host_name(names.hosts, host); }, kWorkUnit);
-}
-
-/// Of the largest guests of this host, when it decided.
-json Node::guest_figures(const ClusterView& view, const Names& names) const {
-  std::vector<const balancer::GuestView*> largest;
-  for (const balancer::GuestView& guest : view.guests) largest.push_back(&guest);
-  std::sort(largest.begin(), largest.end(),
-            [](const auto* a, const auto* b) { return a->forecast.mean > b->forecast.mean; });
-  if (largest.size() > kGuestsRecorded) largest.resize(kGuestsRecorded);
-  json list = json::array();
-  for (const balancer::GuestView* each : largest) {
-    const std::string& name = names.guests.at(each->id);
-    const ManagedGuest& guest = guests_.at(name);
-    const double rests = each->last_move + balancer::cooldown(*each, policy_) - view.now;
-    list.push_back({{"name", name},
-                    {"demand", guest.demand},
-                    {"forecast", guest.load.forecast(each->most, policy_).mean},
-                    {"memory", guest.memory},
-                    {"memory_used", guest.memory_used},
-                    {"dirty_rate", guest.dirty_rate},
-                    {"pinned", each->pinned},
-                    {"rests_s", std::max(0.0, rests)}});
-  }
-  return list;
-}
-
-std::uint64_t Node::record(const Decision& decided, const ClusterView& view, const Names& names) {
-  const auto guest = [&](std::uint64_t id) {
-    const auto found = names.guests.find(id);
-    return found == names.guests.end() ? std::string() : found->second;
-  };
-  const Decision decision = in_core_seconds(decided);
-  if (decision.cause == Cause::kNone && decision.obstacle == balancer::Obstacle::kBalanced)
-    return 0;
-  json entry{{"action", balancer::name(decision.action)},
-             {"cause", balancer::name(decision.cause)},
-             {"obstacle", balancer::name(decision.obstacle)},
-             {"guest", guest(decision.guest)},
-             {"from", config_.name},
-             {"to", host_name(names.hosts, decision.target)}};
-  const bool acts = decision.action == Action::kMove || decision.action == Action::kSwap ||
-                    decision.action == Action::kWake;
-  if (!acts) ++counters_["refusals"];
-  if ((!acts || (mode_ == Mode::kAdvise && decision.cause != Cause::kDrain)) &&
-      !is_news(entry, view.now)) {
-    return 0;
-  }
-  if (decision.action == Action::kSwap) entry["partner"] = guest(decision.partner);
-  entry["benefit"] = decision.benefit;
-  entry["cost"] = decision.cost;
-  entry["predicted"] = {{"seconds", decision.seconds},
-                        {"downtime_s", decision.downtime},
-                        {"source_before", decision.source_before},
-                        {"source_after", decision.source_after},
-                        {"target_before", decision.target_before},
-                        {"target_after", decision.target_after}};
-  entry["mode"] = mode_name(mode_);
-  entry["text"] = in_words(decision, names);
-  entry["inputs"] = {{"self", host_figures(view.self, config_.name)},
-                     {"hot", view.hot},
-                     {"guests", guest_figures(view, names)},
-                     {"peers", json::array()}};
-  for (const balancer::HostView& peer : view.peers) {
-    entry["inputs"]["peers"].push_back(host_figures(peer, host_name(names.hosts, peer.id)));
-  }
-  return records_.add(std::move(entry));
-}
-
 void Node::balance(double now) {
   const std::lock_guard lock(mutex_);
   Names names;
@@ -189,8 +89,8 @@ void Node::carry_out(const Decision& decision, std::uint64_t id, const Names& na
     case Action::kRefuse:
       return;
     case Action::kWake:
-      launch("", host_name(names.hosts, decision.target),
-             [this, peer = host_name(names.hosts, decision.target), id] { wake_peer(peer, id); });
+      launch("", names.host(decision.target),
+             [this, peer = names.host(decision.target), id] { wake_peer(peer, id); });
       return;
     case Action::kMove:
     case Action::kSwap:
@@ -198,7 +98,7 @@ void Node::carry_out(const Decision& decision, std::uint64_t id, const Names& na
   }
   const auto guest = names.guests.find(decision.guest);
   if (guest == names.guests.end()) return;
-  const std::string peer = host_name(names.hosts, decision.target);
+  const std::string peer = names.host(decision.target);
   if (decision.action == Action::kSwap) {
     const auto partner = names.guests.find(decision.partner);
     if (partner == names.guests.end()) return;
@@ -361,7 +261,7 @@ json Node::drain() {
     }
     if (decision.action == Action::kMove) {
       plan.push_back({{"guest", names.guests[decision.guest]},
-                      {"to", host_name(names.hosts, decision.target)},
+                      {"to", names.host(decision.target)},
                       {"record", id}});
     }
   }
@@ -398,7 +298,7 @@ void Node::run_drain() {
         wake = decision.action == Action::kWake;
         if (decision.action != Action::kMove && !wake) continue;
         guest = names.guests[decision.guest];
-        target = host_name(names.hosts, decision.target);
+        target = names.host(decision.target);
         id = record(decision, view, names);
         break;
       }

@@ -22,36 +22,6 @@ constexpr milliseconds kGuestListens{20'000};
 
 }  // namespace
 
-/// What of its owner's rules keeps a guest off this host, in words; empty if nothing does.
-std::string Node::rule_against(const Attributes& wanted) const {
-  for (const std::string& need : wanted.needs) {
-    if (capabilities_.bits({need}) & ~capabilities_.bits(config_.capabilities)) {
-      return fmt::format("it needs {}, which {} does not have", need, config_.name);
-    }
-  }
-  for (const auto& [name, guest] : guests_) {
-    if (!guest.gone && !wanted.apart.empty() && guest.attributes.apart == wanted.apart) {
-      return fmt::format("{} is here, and at most one of the group {} may be", name, wanted.apart);
-    }
-  }
-  return {};
-}
-
-/// The same for where its group is.
-std::string Node::group_elsewhere(const Attributes& wanted) const {
-  const auto in_group = [&](const auto& entry) {
-    return !entry.second.gone && entry.second.attributes.together == wanted.together;
-  };
-  if (wanted.together.empty() || std::any_of(guests_.begin(), guests_.end(), in_group)) return {};
-  for (const PeerState& peer : peers_.states()) {
-    const json& groups = list_in(field(peer.view, "host"), "together");
-    if (peer.alive && std::find(groups.begin(), groups.end(), wanted.together) != groups.end()) {
-      return fmt::format("its group {} is at {}: start it there", wanted.together, peer.name);
-    }
-  }
-  return {};
-}
-
 /// The rules that its own balancer would apply: the peer's view of us may be a second old.
 ManagedGuest Node::admit(const json& description, const PlaceTerms& terms) {
   const std::string name = text_in(description, "name").value_or("");

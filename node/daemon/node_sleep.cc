@@ -9,7 +9,6 @@
 
 #include <algorithm>
 
-#include "balancer/rules.h"
 #include "node/daemon/hook.h"
 #include "node/daemon/json_fields.h"
 #include "node/daemon/node.h"
@@ -211,36 +210,6 @@ double Node::boot_seconds() const {
     seconds = number_in(outcome, "total_ms").value_or(0) / 1000;
   }
   return seconds;
-}
-
-/// For a guest that finds no room here: who has it, and is woken for that. Under the lock.
-std::string Node::room_elsewhere(const ManagedGuest& wanted) {
-  Names names;
-  const balancer::ClusterView view = cluster_view(seconds(), names);
-  const balancer::GuestView guest = guest_view(wanted, view.now, names);
-  const balancer::HostView* sleeper = nullptr;
-  for (const balancer::HostView& peer : view.peers) {
-    if (!balancer::sane(peer) || !balancer::allowed(guest, peer)) continue;
-    if (peer.awake) return fmt::format("; {} has room for it", names.hosts.at(peer.id));
-    sleeper = &peer;
-  }
-  if (sleeper == nullptr) return {};
-  const std::string peer = names.hosts.at(sleeper->id);
-  if (mode_ != Mode::kAutomatic || !moves_.empty())
-    return fmt::format("; {} has, and sleeps", peer);
-  const std::uint64_t record = records_.add(
-      {{"action", "wake"},
-       {"cause", "start"},
-       {"obstacle", "none"},
-       {"mode", mode_name(mode_)},
-       {"guest", wanted.name},
-       {"from", config_.name},
-       {"to", peer},
-       {"text", fmt::format("wake host {} (start): neither {} nor a peer that is awake has room "
-                            "for {}",
-                            peer, config_.name, wanted.name)}});
-  launch("", peer, [this, peer, record] { wake_peer(peer, record); });
-  return fmt::format("; {} has, and is being woken: start it there", peer);
 }
 
 bool Node::is_open(const std::string& peer) const {

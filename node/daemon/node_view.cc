@@ -1,9 +1,6 @@
 // What Node knows, as the balancer's plain numbers and as JSON for peers and people.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <set>
 
 #include "balancer/decide.h"
@@ -57,54 +54,6 @@ double from_age(const json& object, const char* key, double now) {
 }
 
 }  // namespace
-
-/// Of a guest that is to be here. Throws Conflict when its host's guests need too many already.
-void Node::know_capabilities(const std::vector<std::string>& words) {
-  if (capabilities_.add(words)) return;
-  Capabilities in_use;  // those of guests that have gone are free again
-  bool all = in_use.add(config_.capabilities);
-  for (const auto& [name, guest] : guests_) all = in_use.add(guest.attributes.needs) && all;
-  if (!all || !in_use.add(words)) {
-    throw Conflict(fmt::format("{} and its guests name more than {} different capabilities",
-                               config_.name, Capabilities::kMost));
-  }
-  capabilities_ = in_use;
-}
-
-/// MB that new guests can have of the machine: what nobody uses, less what guests were given and
-/// have not touched yet.
-double Node::memory_available() const {
-  if (!(host_.memory_mb > 0)) return std::numeric_limits<double>::max();  // it cannot be told
-  if (host_.short_of_memory()) return 0;
-  double left = host_.memory_available_mb;
-  for (const auto& [name, guest] : guests_) {
-    if (!guest.gone) left -= guest.reserved ? guest.memory : guest.memory - guest.memory_used;
-  }
-  return std::max(0.0, left);
-}
-
-/// Why there is no room for a guest of so many MB; empty if there is.
-std::string Node::no_memory_for(double memory) const {
-  const double given = memory_given();
-  const double all = memory_for_guests();
-  if (given + memory > all) return fmt::format("{:.0f} of {:.0f} MB are taken", given, all);
-  if (host_.short_of_memory()) {
-    return fmt::format("tasks of {} wait for memory {:.0f} % of the time", config_.name,
-                       host_.memory_pressure->avg10 * 100);
-  }
-  if (memory <= memory_available()) return {};
-  return fmt::format("the machine has {:.0f} MB left", memory_available());
-}
-
-double Node::memory_for_guests() const {
-  return config_.memory > 0 ? config_.memory : host_.memory_mb;
-}
-
-double Node::memory_given() const {
-  double given = 0;
-  for (const auto& [name, guest] : guests_) given += guest.gone ? 0 : guest.memory;
-  return given;
-}
 
 HostView Node::self_view() const {
   HostView view;
