@@ -228,6 +228,7 @@ class NodeTest(NodeCase):
         self.eventually(lambda: a.moves()[0].get("outcome", {}).get("status") == "completed", 5)
         known = json.loads((a.folder / "lib/paths.json").read_text())[moves[0]["to"]]
         self.assertGreater(known["setup"], 0)
+        self.assertEqual([a.get()["counters"]["moves"][what]["counts"][-1] for what in ("seconds", "downtime_seconds")], [1, 1])
         self.assertGreater(moves[0]["benefit"], moves[0]["cost"])
         self.assertGreater(moves[0]["predicted"]["source_before"], 1.0)
         words = a.run("explain").stdout
@@ -313,6 +314,11 @@ class NodeTest(NodeCase):
         completed = subprocess.run(["bash", "-c", f"source {ROOT}/node/godwit.bash; COMP_WORDS=(godwit status --node {a.socket} g); COMP_CWORD=4; "
                                     f"_godwit {GODWIT}; echo ${{COMPREPLY[*]}}"], capture_output=True, text=True, timeout=20 * PATIENCE)
         self.assertEqual(completed.stdout, "g1 g2\n", completed.stderr)
+        console = a.folder / "lib/console/g1.log"
+        with console.open("ab") as printed:
+            printed.write(bytes(17 << 20))
+        self.eventually(lambda: console.stat().st_size < 1 << 20, 5, "it grows for ever")
+        self.assertGreater((a.folder / "lib/console/g1.log.1").stat().st_size, 16 << 20)
         done = a.run("status", "g3")
         self.assertEqual((done.returncode, done.stderr), (1, "godwit: status: no guest called g3 is at a\n"))
         self.assertEqual(a.run("stop", "g1", "--force").returncode, 0)
@@ -659,7 +665,8 @@ class NodeTest(NodeCase):
             while piece := s.recv(65536):
                 text += piece
         self.assertIn(b"text/plain", text)
-        self.assertIn(b'godwit_guest_memory_used_bytes{guest="g1"}', text)
+        for sample in ('godwit_guest_memory_used_bytes{guest="g1"}', 'godwit_guest_cpu_seconds_total{guest="g1"}', "godwit_migration_duration_seconds_count 0"):
+            self.assertIn(sample.encode(), text)
 
     def test_the_mode_holds_the_balancer_and_lets_it_go(self):
         a, b = self.cluster("ab", a={"mode": "off"})
