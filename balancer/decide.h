@@ -15,6 +15,11 @@ namespace godwit::balancer {
 // emptying or balancing need not ask any. `view.peers` is not read.
 bool wants_peers(const ClusterView& view, const PolicyConfig& policy);
 
+// The load of this host that is expected by the time that a host could be woken, and whether it is
+// too much then: whoever is awake and empty had better stay so.
+double expected_at_boot(const ClusterView& view);
+bool on_the_brink(const ClusterView& view, const PolicyConfig& policy);
+
 // At least one decision; the last may be a stay or refusal with its reason. Moves are ordered;
 // those with the same `plan` belong together. Cost grows with guests x peers of this view, not with
 // the cluster.

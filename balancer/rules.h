@@ -12,6 +12,9 @@ bool sane(const Forecast& forecast);
 bool sane(const GuestView& guest);
 bool sane(const HostView& host);
 
+// MB that a guest takes up at its host.
+double room_of(const GuestView& guest);
+
 enum class Rule { kNone, kDown, kClosed, kNeeds, kMemory, kApart, kCore };
 
 // What keeps the guest off the host: it is down, closed, lacks a capability or the memory for it,

@@ -8,17 +8,17 @@
 #include <csignal>
 #include <ctime>
 #include <exception>
-#include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
 #include "node/commands.h"
 #include "node/control_client.h"
 #include "node/control_socket.h"
-#include "node/daemon/node_client.h"
 #include "node/exit_codes.h"
 #include "node/host_port.h"
+#include "node/local_node.h"
 #include "node/options.h"
 #include "node/progress_line.h"
 #include "node/report_text.h"
@@ -123,12 +123,6 @@ json move(const ControlClient& client, std::function<json()> request) {
     if (!call.done()) show_progress(progress, client);
   }
   return call.report();
-}
-
-/// The socket of a guest of the node: they are side by side.
-std::string guest_of(const NodeClient& node, const std::string& name) {
-  if (const std::string why = name_complaint(name); !why.empty()) throw UsageError(why);
-  return (std::filesystem::path(node.address()).parent_path() / (name + ".sock")).string();
 }
 
 int exit_code(const std::string& status) {
@@ -240,18 +234,18 @@ int migrate_command(const Words& words) {
             {"verify", options.on("verify")},
             {"throttle_percent", options.count("throttle", 0, 95)},
             {"streams", options.count("streams", 0, 16)}};
-  const NodeClient node(
-      options.has("node") ? options.text("node") : runtime_directory() + "/node.api", nullptr);
-  const ControlClient client(to_peer ? guest_of(node, options.text("NAME")) : options.text("NAME"));
+  std::optional<LocalNode> node;
+  if (to_peer) node.emplace(options);
   const std::string name = options.text("NAME");
+  const ControlClient client(node ? node->socket_of_guest(name) : name);
   try {
     const json report = move(client, [&] {
       body["to"] = to;
-      if (!to_peer) return client.post("/v1/migrate", body);
+      if (!node) return client.post("/v1/migrate", body);
       body["guest"] = name;
-      return node.request("POST", "/v1/moves", body, kMoveTimeout);
+      return node->request("POST", "/v1/moves", body, kMoveTimeout);
     });
-    return tell(name, to, report, options.on("json"));
+    return tell(client.name(), to, report, options.on("json"));
   } catch (const ClientError& error) {
     if (!to_peer || error.kind() != ClientError::Kind::kLost) throw;
     fmt::print(stderr,

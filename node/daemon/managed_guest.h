@@ -40,7 +40,7 @@ nlohmann::json to_json(const Attributes& attributes);
 std::uint32_t group_number(const std::string& name);
 
 struct ManagedGuest {
-  explicit ManagedGuest(GuestProcess its) : process(std::move(its)) {}
+  explicit ManagedGuest(GuestProcess its) : process(its) {}
 
   std::uint64_t id = 0;  // in this node, for the balancer; never 0, never used again
   std::string name;

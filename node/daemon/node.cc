@@ -9,13 +9,18 @@
 #include <filesystem>
 #include <system_error>
 
-#include "node/exit_codes.h"
+#include "node/daemon/bounded_file.h"
+#include "node/daemon/tls_module.h"
+#include "node/units.h"
 
 namespace godwit::node {
 
 using nlohmann::json;
 
 namespace {
+constexpr double kDay = 86'400;  // seconds
+constexpr std::uintmax_t kLogBytes = 1 << 20, kConsoleBytes = 16 << 20;
+constexpr double kCertificateWarning = 30 * kDay;
 
 /// Its own for as long as the descriptor is open.
 sys::UniqueFd claim(const std::string& directory) {
@@ -39,7 +44,15 @@ Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
       records_(config_.directory + "/decisions.jsonl"),
       mode_(config_.mode),
       policy_(config_.policy),
+      boot_seconds_(boot_seconds()),
+      paths_(config_.directory + "/paths.json"),
       peers_(config_, tls) {
+  capabilities_.add(config_.capabilities);
+  if (tls) certificate_ends_ = tls->module().own_certificate().valid_until;
+  if (!groups_.path().empty()) {
+    fmt::print(stderr, "godwit: node: guests have control groups below {}\n", groups_.path());
+  }
+  host_ = host_load_.sample();
   adopt();
   end_orphans();
   close_records();
@@ -75,6 +88,8 @@ void Node::tick() {
       balance(now);
       judge(now);
       look_after_sleep(now);
+      look_after_certificate(now);
+      bound_logs();
     } catch (const std::exception& error) {
       fmt::print(stderr, "godwit: node: {}\n", error.what());
     }
@@ -89,6 +104,37 @@ void Node::tick() {
       }
       move->thread.join();
       move = moves_.erase(move);
+    }
+  }
+}
+
+std::optional<double> Node::certificate_left() const {
+  if (!certificate_ends_) return {};
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<double>(*certificate_ends_) - std::chrono::duration<double>(now).count();
+}
+
+/// Says once a day that it will not be valid for long.
+void Node::look_after_certificate(double now) {
+  const auto left = certificate_left();
+  if (!left || *left > kCertificateWarning || now < warn_again_) return;
+  warn_again_ = now + kDay;
+  fmt::print(stderr, "godwit: node: certificate {} {}: put a new one there and restart the node\n",
+             config_.tls->certificate,
+             *left > 0 ? "expires in " + format_age(*left) : "has expired, no peer accepts it");
+}
+
+/// A guest may print for ever.
+void Node::bound_logs() {
+  std::vector<std::string> names;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, guest] : guests_) names.push_back(name);
+  }
+  for (const std::string& name : names) {
+    bound_file(log_of(name), kLogBytes);
+    for (const char* end : {".log", ".hvc"}) {
+      bound_file(fmt::format("{}/console/{}{}", config_.directory, name, end), kConsoleBytes);
     }
   }
 }

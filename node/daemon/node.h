@@ -21,11 +21,17 @@
 #include "balancer/decide.h"
 #include "balancer/detection.h"
 #include "node/control_client.h"
+#include "node/daemon/capabilities.h"
+#include "node/daemon/guest_groups.h"
 #include "node/daemon/host_load.h"
 #include "node/daemon/managed_guest.h"
+#include "node/daemon/move_paths.h"
+#include "node/daemon/move_stats.h"
 #include "node/daemon/node_config.h"
 #include "node/daemon/peers.h"
 #include "node/daemon/records.h"
+#include "node/daemon/rise.h"
+#include "node/daemon/turn.h"
 #include "node/guest_control.h"
 #include "vmm/sys/unique_fd.h"
 
@@ -50,6 +56,11 @@ class Node {
   /// Starts a guest of docs/api.md's description and waits until it runs. Blocks. Throws BadRequest
   /// and Conflict (guest_control.h), std::runtime_error when it does not start.
   nlohmann::json start(const nlohmann::json& request);
+  /// What GET /v1/guests has of one, and in "status" its own; null if it does not answer. Blocks.
+  /// Both throw std::out_of_range when there is no such guest.
+  nlohmann::json guest(const std::string& name);
+  /// Presses its power button, or ends it, even if it does not answer. Blocks. Throws Conflict.
+  void stop(const std::string& name, bool force);
   /// Moves a guest to a peer, by name. Blocks until the move has ended and returns the guest's
   /// report, with "peer".
   /// `settings`: fields of the guest's POST /v1/migrate, but for "to".
@@ -58,8 +69,8 @@ class Node {
   /// Closes this node and moves its guests away, by a plan that fits as a whole or is refused
   /// (Conflict) with nothing changed. Returns once the moves have begun. Blocks for the plan.
   nlohmann::json drain();
-  /// Opens the node; it is awake, too, if it was asleep.
-  void undrain();
+  /// Opens the node; it is awake, too, if it was asleep. Returns {name, state}.
+  nlohmann::json undrain();
   /// A peer needs this node's room. Throws Conflict once it is powering down. Returns {state}.
   nlohmann::json wake();
   /// Until this process ends; what is empty stays. Returns {mode, goal}.
@@ -80,6 +91,7 @@ class Node {
   nlohmann::json undone(const nlohmann::json& request);
 
  private:
+  static constexpr const char* kWorkUnit = "core-seconds";
   static constexpr std::chrono::milliseconds kReserveTimeout{25'000};
   static constexpr std::chrono::milliseconds kReleaseTimeout{3000};
   static constexpr std::chrono::milliseconds kMoveTimeout =
@@ -116,11 +128,15 @@ class Node {
   void look_after(const std::string& name, std::uint64_t id);
   void take_answer(const std::string& name, std::uint64_t id, const Answer& answer, double now);
   void see_off(std::unique_lock<std::mutex>& lock, const std::string& name);
+  GuestProcess start_process(const std::string& name, const std::vector<std::string>& words);
   ManagedGuest& add_guest(const std::string& name, GuestProcess process);
   ManagedGuest* find(const std::string& name);
   std::string last_words(const std::string& name) const;
   std::string log_of(const std::string& name) const;
   void add_serve_words(std::vector<std::string>& words, const std::string& name, bool hvc) const;
+
+  // node_one_guest.cc
+  std::string socket_of_guest(const std::string& name, nlohmann::json& looked_at);
 
   // node_places.cc
   struct PlaceTerms {
@@ -138,16 +154,42 @@ class Node {
   struct Names {
     std::vector<std::string> hosts;  // by id; 0 is this node
     std::map<std::uint64_t, std::string> guests;
+
+    std::string host(std::uint64_t id) const { return id < hosts.size() ? hosts[id] : "?"; }
+    std::string guest(std::uint64_t id) const {  // empty for none
+      const auto found = guests.find(id);
+      return found == guests.end() ? "" : found->second;
+    }
   };
   balancer::HostView self_view() const;
+  double expected(const balancer::HostView& self) const;
   balancer::GuestView guest_view(const ManagedGuest& guest, double now, const Names& names) const;
   /// `only`: the one peer that is looked at.
   balancer::ClusterView cluster_view(double now, Names& names, const std::string& only = {});
+  static balancer::Decision in_core_seconds(balancer::Decision decision);
   nlohmann::json host_json();
   nlohmann::json guest_json(const ManagedGuest& guest, double now) const;
   nlohmann::json description_of(const ManagedGuest& guest) const;
   nlohmann::json moves_json() const;
-  std::uint64_t capability_bits(const std::vector<std::string>& names);
+
+  // node_room.cc
+  double memory_for_guests() const;
+  double memory_given() const;
+  double memory_available() const;
+  std::string no_memory_for(double memory) const;
+  void know_capabilities(const std::vector<std::string>& words);
+  std::string rule_against(const Attributes& wanted) const;
+  std::string group_elsewhere(const Attributes& wanted) const;
+  std::string room_elsewhere(const ManagedGuest& wanted);
+
+  // node_record.cc
+  static std::string in_words(const balancer::Decision& decision, const Names& names);
+  nlohmann::json guest_figures(const balancer::ClusterView& view, const Names& names) const;
+  nlohmann::json entry_of(const balancer::Decision& decided, const balancer::ClusterView& view,
+                          const Names& names) const;
+  bool is_news(const balancer::Decision& decision, const Names& names, double now);
+  std::uint64_t record(const balancer::Decision& decision, const balancer::ClusterView& view,
+                       const Names& names);
 
   // node_swap.cc
   struct Swap;
@@ -169,10 +211,6 @@ class Node {
   // node_moves.cc
   void balance(double now);
   std::vector<balancer::Decision> consider(balancer::ClusterView& view);
-  nlohmann::json entry_of(const balancer::Decision& decision, const balancer::ClusterView& view,
-                          const Names& names) const;
-  std::uint64_t record(const balancer::Decision& decision, const balancer::ClusterView& view,
-                       const Names& names);
   void carry_out(const balancer::Decision& decision, std::uint64_t record, const Names& names);
   /// Why a guest moves, and the record of that: a decision's was made with it, of a person's wish
   /// or a step of a drain it is made once the peer has kept a place, or refused.
@@ -258,17 +296,25 @@ class Node {
   void sleep_failed(const std::string& why);
   void get_up(const std::string& reason);
   bool wake_peer(const std::string& peer, std::uint64_t record);
+  double boot_seconds() const;
   bool is_open(const std::string& peer) const;
   Word wake_by_word(const std::string& peer);
   bool may_wake(const PeerState& peer, double now) const;
 
   void tick();
+  void look_after_certificate(double now);
+  void bound_logs();
+  std::optional<double> certificate_left() const;
   double seconds() const;
 
   const NodeConfig config_;
   const sys::UniqueFd directory_;  // locked: no other node's
+  const GuestGroups groups_;
   Records records_;
   const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
+
+  std::optional<std::int64_t> certificate_ends_;  // Unix seconds
+  double warn_again_ = -1e18;                     // of the ticking thread
 
   std::mutex mutex_;  // guards all below
   std::condition_variable changed_;
@@ -288,6 +334,9 @@ class Node {
   std::uint64_t wanted_ = 0;  // bit 0: the newest round wanted to move something
   double last_arrival_ = -1e18;
   double quiet_until_ = 0;
+  Turn turn_;
+  Rise rise_;
+  double boot_seconds_;  // that the last host took that was woken
   double empty_since_ = -1;
   double last_tick_ = 1e18;
   Sleep sleep_;
@@ -297,9 +346,10 @@ class Node {
     double until = 0;
   };
   std::map<std::string, Reluctant> reluctant_;  // peers that took no guest
-  std::map<std::string, unsigned> capability_bits_;
-  nlohmann::json last_unchanged_;  // refusal or advice: the same is not recorded every second
-  double last_recorded_ = -1e18;
+  Capabilities capabilities_;
+  MovePaths paths_;
+  MoveStats finished_;
+  std::map<std::string, double> said_;  // refusals and advice, and when they were recorded
   std::map<std::string, std::uint64_t> counters_;
   Drain drain_;
   std::mt19937_64 random_{std::random_device{}()};

@@ -82,8 +82,14 @@ void Node::adopt() {
 /// Of an earlier node, which kept what is in `kept`.
 void Node::take_back(const std::string& name, const json& status, const json& kept) {
   const auto pid = static_cast<pid_t>(number_in(status, "pid").value_or(0));
-  const Attributes attributes = attributes_of(field(kept, "attributes"));
-  ManagedGuest& guest = add_guest(name, GuestProcess::adopt(name, pid));
+  Attributes attributes = attributes_of(field(kept, "attributes"));
+  try {
+    know_capabilities(attributes.needs);
+  } catch (const Conflict& error) {  // it is here, but nowhere else could be told to be right
+    fmt::print(stderr, "godwit: node: {} is pinned: {}\n", name, error.what());
+    attributes.pinned = true;
+  }
+  ManagedGuest& guest = add_guest(name, GuestProcess::adopt(pid));
   guest.attributes = attributes;
   guest.take_size(kept);
   if (const json& going = field(kept, "going"); going.is_object()) {

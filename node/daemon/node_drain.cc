@@ -79,7 +79,7 @@ json Node::drain() {
     }
     if (decision.action == Action::kMove) {
       plan.push_back(
-          {{"guest", names.guests[decision.guest]}, {"to", names.hosts.at(decision.target)}});
+          {{"guest", names.guests[decision.guest]}, {"to", names.host(decision.target)}});
     }
   }
   lock.unlock();
@@ -250,7 +250,7 @@ std::optional<Node::DrainStep> Node::next_step() {
     if (!move && decision.action != Action::kWake) continue;
     if (!free && step.what != DrainStep::What::kWait) continue;
     step = {move ? DrainStep::What::kMove : DrainStep::What::kWake, names.guests[decision.guest],
-            names.hosts.at(decision.target), entry_of(decision, view, names)};
+            names.host(decision.target), entry_of(decision, view, names)};
     if (free) break;  // rather than one whose target takes another just now
   }
   const double stuck = now - drain_.since;
@@ -280,13 +280,14 @@ void Node::say_of_drain(const std::string& trouble) {
   }
 }
 
-void Node::undrain() {
+json Node::undrain() {
   const std::lock_guard lock(mutex_);
   if (state_ == State::kAsleep) get_up("opened by a person");
   state_ = State::kOpen;
   set_door();
   empty_since_ = -1;
   drain_ = {};
+  return {{"name", config_.name}, {"state", "open"}};
 }
 
 /// A host that was closed for maintenance is still closed after a reboot, and one that was being

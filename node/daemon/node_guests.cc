@@ -96,13 +96,19 @@ std::string Node::last_words(const std::string& name) const {
   return last.empty() ? "it said nothing" : last;
 }
 
+GuestProcess Node::start_process(const std::string& name, const std::vector<std::string>& words) {
+  GuestProcess process = GuestProcess::start(name, words, log_of(name));
+  groups_.enter(name, process.pid());
+  return process;
+}
+
 ManagedGuest* Node::find(const std::string& name) {
   const auto found = guests_.find(name);
   return found == guests_.end() ? nullptr : &found->second;
 }
 
 ManagedGuest& Node::add_guest(const std::string& name, GuestProcess process) {
-  ManagedGuest guest(std::move(process));
+  ManagedGuest guest(process);
   guest.id = next_id_++;
   guest.name = name;
   guest.api = fmt::format("{}/{}.sock", config_.runtime, name);
@@ -112,6 +118,7 @@ ManagedGuest& Node::add_guest(const std::string& name, GuestProcess process) {
 
 void Node::forget(const std::string& name) {
   guests_.erase(name);
+  groups_.leave(name);
   std::error_code ignored;
   std::filesystem::remove(fmt::format("{}/guests/{}.json", config_.directory, name), ignored);
 }
@@ -149,14 +156,23 @@ json Node::start(const json& request) {
       throw Conflict(config_.name + " is closed: godwit undrain opens it");
     if (find(name) != nullptr)
       throw Conflict(fmt::format("a guest called {} is here already", name));
-    const balancer::HostView self = self_view();
     const double memory =
         static_cast<double>(request["memory_bytes"].get<std::uint64_t>()) / 0x1p20;
-    if (self.memory_used + memory > self.memory) {
-      throw Conflict(fmt::format("no room: {} needs {:.0f} MB, {:.0f} of {:.0f} MB are taken", name,
-                                 memory, self.memory_used, self.memory));
+    if (const std::string why = no_memory_for(memory); !why.empty()) {
+      ManagedGuest wanted(GuestProcess::adopt(0));
+      wanted.name = name;
+      wanted.attributes = attributes;
+      wanted.memory = memory;
+      throw Conflict(fmt::format("no room: {} needs {:.0f} MB, {}{}", name, memory, why,
+                                 room_elsewhere(wanted)));
     }
-    ManagedGuest& guest = add_guest(name, GuestProcess::start(name, words, log_of(name)));
+    know_capabilities(attributes.needs);
+    std::string rule = rule_against(attributes);
+    if (rule.empty()) rule = group_elsewhere(attributes);
+    if (!rule.empty()) {
+      throw Conflict(fmt::format("the rules keep {} off {}: {}", name, config_.name, rule));
+    }
+    ManagedGuest& guest = add_guest(name, start_process(name, words));
     guest.attributes = attributes;
     guest.take_size({{"cpus", field(request, "cpus")}, {"memory", memory}});
     guest.hvc = hvc;

@@ -22,14 +22,9 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 constexpr double kLeastRelief =
-    0.02;  // of a host's load: what evens out less is noise, however cheap
-constexpr double kRecordAgain = 600;  // seconds: an unchanged reason to stay, or advice
-constexpr int kPlanned = 1000;        // moves in a plan
-constexpr double kReluctance = 3;     // intervals, doubled every time
-
-std::string host_name(const std::vector<std::string>& hosts, std::uint64_t id) {
-  return id < hosts.size() ? hosts[id] : "?";
-}
+    0.02;                          // of a host's load: what evens out less is noise, however cheap
+constexpr int kPlanned = 1000;     // moves in a plan
+constexpr double kReluctance = 3;  // intervals, doubled every time
 
 /// Staying, with the figures of the move that is not made.
 Decision instead_of(Decision move, balancer::Obstacle obstacle) {
@@ -50,24 +45,13 @@ std::vector<Decision> planned(ClusterView view, balancer::PolicyConfig policy) {
   return balancer::decide(view, policy);
 }
 
-json host_figures(const balancer::HostView& host, const std::string& name) {
-  return {{"name", name},
-          {"load", host.demand / host.capacity},
-          {"forecast_load", host.forecast.mean / host.capacity},
-          {"memory_used", host.memory_used},
-          {"memory", host.memory},
-          {"guests", host.guests},
-          {"incoming", host.incoming},
-          {"outgoing", host.outgoing},
-          {"closed", host.closed}};
-}
-
 }  // namespace
 
 std::vector<Decision> Node::consider(ClusterView& view) {
   const double now = view.now;
   hot_ = detector_.add(view.self.demand, view.self.forecast, view.self.capacity, policy_);
   view.hot = hot_;
+  rise_.add(now, self_view().forecast.mean, guests_.size());
   if (mode_ == Mode::kOff || state_ != State::kOpen || now < quiet_until_) return {};
   // Their end changes the picture.
   if (!moves_.empty() || view.self.outgoing > 0 || view.self.incoming > 0) return {};
@@ -75,8 +59,9 @@ std::vector<Decision> Node::consider(ClusterView& view) {
   wanted_ = wanted_before;
   if (!balancer::wants_peers(view, policy_)) return {};
   std::vector<Decision> decisions = planned(view, policy_);
-  const auto move = std::find_if(decisions.begin(), decisions.end(), [](const Decision& decision) {
-    return decision.action == Action::kMove || decision.action == Action::kSwap;
+  const auto move = std::find_if(decisions.begin(), decisions.end(), [&](const Decision& decision) {
+    return decision.action == Action::kMove || decision.action == Action::kSwap ||
+           (decision.action == Action::kWake && !hot_);
   });
   if (move == decisions.end()) return decisions;
   if (move->cause == Cause::kImbalance && move->source_before - move->source_after < kLeastRelief) {
@@ -86,64 +71,11 @@ std::vector<Decision> Node::consider(ClusterView& view) {
   // Overload has been seen to persist (detection.h); any other reason has to, by the same measure.
   const int n = std::clamp(policy_.hot_n, 1, 64);
   const std::uint64_t recent = wanted_ & (~std::uint64_t{0} >> (64 - n));
-  if (move->cause == Cause::kOverload || std::popcount(recent) >= policy_.hot_k) {
-    return decisions;
+  if (hot_ || std::popcount(recent) >= policy_.hot_k) {
+    const double interval = std::chrono::duration<double>(config_.interval).count();
+    return turn_.come(now, interval, random_) ? decisions : std::vector<Decision>{};
   }
   return {instead_of(*move, balancer::Obstacle::kNotPersistent)};
-}
-
-/// What is kept of a decision.
-json Node::entry_of(const Decision& decision, const ClusterView& view, const Names& names) const {
-  const auto guest = [&](std::uint64_t id) {
-    const auto found = names.guests.find(id);
-    return found == names.guests.end() ? std::string() : found->second;
-  };
-  const auto host = [&](std::uint64_t id) { return host_name(names.hosts, id); };
-  json entry{{"action", balancer::name(decision.action)},
-             {"cause", balancer::name(decision.cause)},
-             {"obstacle", balancer::name(decision.obstacle)},
-             {"guest", guest(decision.guest)},
-             {"from", config_.name},
-             {"to", host(decision.target)},
-             {"benefit", decision.benefit},
-             {"cost", decision.cost},
-             {"predicted",
-              {{"seconds", decision.seconds},
-               {"downtime_s", decision.downtime},
-               {"source_before", decision.source_before},
-               {"source_after", decision.source_after},
-               {"target_before", decision.target_before},
-               {"target_after", decision.target_after}}},
-             {"mode", mode_name(mode_)},
-             {"text", balancer::explain(decision, guest, host)},
-             {"inputs",
-              {{"self", host_figures(view.self, config_.name)},
-               {"hot", view.hot},
-               {"peers", json::array()}}}};
-  if (decision.action == Action::kSwap) entry["partner"] = guest(decision.partner);
-  for (const balancer::HostView& peer : view.peers) {
-    entry["inputs"]["peers"].push_back(host_figures(peer, host(peer.id)));
-  }
-  return entry;
-}
-
-/// Of the balancer's own decisions; 0 for one that is no news.
-std::uint64_t Node::record(const Decision& decision, const ClusterView& view, const Names& names) {
-  const json what{{"action", balancer::name(decision.action)},
-                  {"cause", balancer::name(decision.cause)},
-                  {"obstacle", balancer::name(decision.obstacle)}};
-  const bool acts = decision.action == Action::kMove || decision.action == Action::kSwap ||
-                    decision.action == Action::kWake;
-  const double now = view.now;
-  if (!acts) ++counters_["refusals"];
-  if (!acts || (mode_ == Mode::kAdvise && decision.cause != Cause::kDrain)) {
-    if (what == last_unchanged_ && now - last_recorded_ < kRecordAgain) return 0;
-    last_unchanged_ = what;
-    last_recorded_ = now;
-  } else {
-    last_unchanged_ = nullptr;
-  }
-  return records_.add(entry_of(decision, view, names));
 }
 
 void Node::balance(double now) {
@@ -167,8 +99,8 @@ void Node::carry_out(const Decision& decision, std::uint64_t id, const Names& na
     case Action::kRefuse:
       return;
     case Action::kWake:
-      launch("", host_name(names.hosts, decision.target),
-             [this, peer = host_name(names.hosts, decision.target), id] { wake_peer(peer, id); });
+      launch("", names.host(decision.target),
+             [this, peer = names.host(decision.target), id] { wake_peer(peer, id); });
       return;
     case Action::kMove:
     case Action::kSwap:
@@ -176,7 +108,7 @@ void Node::carry_out(const Decision& decision, std::uint64_t id, const Names& na
   }
   const auto guest = names.guests.find(decision.guest);
   if (guest == names.guests.end()) return;
-  const std::string peer = host_name(names.hosts, decision.target);
+  const std::string peer = names.host(decision.target);
   if (decision.action == Action::kSwap) {
     const auto partner = names.guests.find(decision.partner);
     if (partner == names.guests.end()) return;
@@ -329,7 +261,12 @@ json Node::move_guest(const std::string& name, const std::string& peer, Errand e
   if (end == End::kMoved && decided) note_undone(name, leaving.coming, peer);
   const std::lock_guard lock(mutex_);
   end_move(name, end);
-  if (end == End::kMoved) reluctant_.erase(peer);
+  if (end == End::kMoved) {
+    reluctant_.erase(peer);
+    // What a person asked of a move may have slowed it down.
+    if (errand.cause != Cause::kHand) paths_.learn(peer, report);
+    finished_.add(report);
+  }
   if (decided && place.is_null()) hold_off(peer);
   if (errand.record != 0) conclude_record(errand.record, outcome_of(report, why));
   if (end == End::kBusy) throw Busy(why);

@@ -38,15 +38,15 @@ ManagedGuest Node::admit(const json& description, const PlaceTerms& terms) {
   }
   if (find(name) != nullptr) throw Conflict(fmt::format("a guest called {} is here already", name));
   if (config_.receive_host.empty()) throw Conflict(config_.name + " listens nowhere");
-  ManagedGuest wanted(GuestProcess::adopt(name, 0));
+  ManagedGuest wanted(GuestProcess::adopt(0));
   wanted.name = name;
   wanted.id = next_id_;
   wanted.attributes = attributes_of(field(description, "attributes"));
+  know_capabilities(wanted.attributes.needs);
   wanted.hvc = number_in(description, "hvc").value_or(0) != 0;
   wanted.take_description(description, policy_);
   wanted.heat = std::clamp(number_in(description, "recent_moves").value_or(0), 0.0, 100.0) + 1;
   balancer::HostView self = self_view();
-  self.has = capability_bits(config_.capabilities);
   if (self.incoming >= policy_.incoming_limit) {
     throw Busy(fmt::format("{} is taking in as many guests as it may", config_.name));
   }
@@ -55,11 +55,12 @@ ManagedGuest Node::admit(const json& description, const PlaceTerms& terms) {
   }
   const balancer::GuestView guest = guest_view(wanted, now, {});
   if (self.memory_used + wanted.memory > self.memory) {
-    throw Conflict(fmt::format("{} has no memory for it: {:.0f} of {:.0f} MB are taken",
-                               config_.name, self.memory_used, self.memory));
+    throw Conflict(
+        fmt::format("{} has no memory for it: {}", config_.name, no_memory_for(wanted.memory)));
   }
   if (!balancer::allowed(guest, self)) {
-    throw Conflict(fmt::format("the rules keep it off {}", config_.name));
+    throw Conflict(
+        fmt::format("the rules keep it off {}: {}", config_.name, rule_against(wanted.attributes)));
   }
   if (!terms.forced &&
       !balancer::has_room(balancer::with(self.forecast, guest.forecast), self, policy_)) {
@@ -77,7 +78,7 @@ ManagedGuest& Node::keep_place(ManagedGuest wanted, const PlaceTerms& terms) {
   const std::string listen = v6 ? "[" + config_.receive_host + "]:0" : config_.receive_host + ":0";
   std::vector<std::string> words{"receive", "--listen", listen, "--name", name};
   add_serve_words(words, name, wanted.hvc);
-  ManagedGuest& place = add_guest(name, GuestProcess::start(name, words, log_of(name)));
+  ManagedGuest& place = add_guest(name, start_process(name, words));
   wanted.process = place.process;
   wanted.id = place.id;
   wanted.api = place.api;
@@ -129,7 +130,9 @@ json Node::reserve(const json& request) {
     see_off(lock, text_in(field(request, "guest"), "name").value_or(""));
     if (!terms.leaving.empty()) check_promise(terms.leaving);
     const balancer::HostView before = self_view();
+    ++counters_["reservations_refused"];  // unless it is kept
     ManagedGuest& place = keep_place(admit(field(request, "guest"), terms), terms);
+    --counters_["reservations_refused"];
     name = place.name;
     answer["id"] = place.reservation;
     if (!terms.leaving.empty()) {

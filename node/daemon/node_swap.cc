@@ -34,7 +34,8 @@ GuestView described(const json& offer, double now) {
   view.most = std::clamp(number("cpus", 1), 1.0, 1024.0);
   view.forecast = {number_in(field(offer, "forecast"), "mean").value_or(-1),
                    number_in(field(offer, "forecast"), "variance").value_or(-1)};
-  view.memory = number("memory", -1);
+  view.given = number("memory", -1);
+  view.memory = number("memory_used", view.given);
   view.dirty_rate = number("dirty_rate", -1);
   view.sensitivity = number("sensitivity", 1);
   view.recent_moves = static_cast<std::uint32_t>(std::clamp(number("recent_moves", 0), 0.0, 64.0));
@@ -61,8 +62,8 @@ json Node::offers_json(double now) const {
     const json all = guest_json(*guest, now);
     json offer;
     for (const char* key :
-         {"name", "cpus", "demand", "forecast", "memory", "dirty_rate", "sensitivity", "needs",
-          "apart", "last_move_age_s", "recent_moves", "left"}) {
+         {"name", "cpus", "demand", "forecast", "memory", "memory_used", "dirty_rate",
+          "sensitivity", "needs", "apart", "last_move_age_s", "recent_moves", "left"}) {
       offer[key] = all[key];
     }
     list.push_back(std::move(offer));
@@ -81,7 +82,8 @@ std::vector<GuestView> Node::offers_of(const PeerState& peer, std::uint64_t host
     if (!balancer::sane(view)) continue;
     try {
       const Attributes attributes = attributes_of(offer);
-      view.needs = capability_bits(attributes.needs);
+      if (!capabilities_.knows(attributes.needs)) continue;  // so this host has none of the rest
+      view.needs = capabilities_.bits(attributes.needs);
       view.keep_apart = group_number(attributes.apart);
     } catch (const std::runtime_error&) {
       continue;
@@ -161,6 +163,7 @@ json Node::give_back(const std::string& reservation, const std::string& address)
   json report = send(name, {peer, address, 0}, json::object(), why);
   const std::lock_guard lock(mutex_);
   end_move(name, completed(report) ? End::kMoved : End::kFailed);
+  if (completed(report)) finished_.add(report);
   extend_place(Clock::now() + config_.reservation);
   if (report.is_null()) throw Conflict(why);
   return report;
@@ -173,7 +176,7 @@ struct Node::Swap {
   Leaving leaving;
   std::string there, there_address;  // the guest's reservation at the peer
   std::string here, here_address;    // the partner's, here
-  bool begun = true;                 // the peer could be asked
+  End out_end = End::kFailed;        // of the guest that leaves, unless it has
   bool partner_first = false;
   json out, back;  // the moves' reports
   std::string out_why, back_why;
@@ -310,6 +313,10 @@ void Node::conclude_swap(const Swap& swap) {
   }
   const std::lock_guard lock(mutex_);
   end_move(swap.guest, swap.out_done ? End::kMoved : swap.out_end);
+  if (swap.out_done) {
+    paths_.learn(swap.peer, swap.out);
+    finished_.add(swap.out);
+  }
   conclude_record(swap.record, outcome);
 }
 

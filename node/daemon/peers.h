@@ -17,12 +17,22 @@
 
 namespace godwit::node {
 
+enum class Standing {
+  kAlive,      // answered of late
+  kSilent,     // has answered, and does not any more
+  kAsleep,     // silent after it said that it powers down
+  kRefused,    // answers, but is not what it should be: name, certificate or version
+  kUnreached,  // never answered
+};
+const char* name(Standing standing);
+
 /// What this node knows of a peer now.
 struct PeerState {
   std::string name;
   std::string address;
-  bool alive = false;   // answered within kSilence
-  bool asleep = false;  // said that it powers down
+  Standing standing = Standing::kUnreached;
+  bool alive = false;
+  bool asleep = false;
   std::string why;      // it is not alive
   double age_s = -1;    // of the answer; negative: never
   nlohmann::json view;  // its answer to GET /v1/view; null if there never was one
@@ -57,6 +67,9 @@ class Peers {
     std::unique_ptr<NodeClient> client;
     std::chrono::steady_clock::time_point asked, answered;  // of the newest answer
     bool ever = false;
+    bool noted_once = false;
+    bool misfit = false;  // as of its last answer
+    Standing noted = Standing::kUnreached;
     std::string why = "not asked yet";
     nlohmann::json view;
     std::chrono::steady_clock::time_point due;
@@ -66,7 +79,12 @@ class Peers {
   void ask_around();
   void ask(Peer& peer);
   void take(Peer& peer, nlohmann::json view, std::chrono::steady_clock::time_point asked) const;
+  void recall_sleepers();
+  void keep_sleepers() const;
+  PeerState state_of(const Peer& peer) const;
+  void note_change(Peer& peer) const;
 
+  const std::string sleepers_;  // file: what peers said that sleep
   const std::chrono::milliseconds interval_;
   const std::chrono::milliseconds silence_;
   mutable std::mutex mutex_;

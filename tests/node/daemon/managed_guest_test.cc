@@ -29,7 +29,7 @@ class ManagedGuestTest : public ::testing::Test {
 
   const balancer::PolicyConfig policy_ = live_policy(balancer::Goal::kBalance, seconds(1));
   const Clock::time_point start_ = Clock::now();
-  ManagedGuest guest_{GuestProcess::adopt("g", 0)};
+  ManagedGuest guest_{GuestProcess::adopt(0)};
 };
 
 TEST_F(ManagedGuestTest, AsksForWhatItRunsAndWaitsFor) {
