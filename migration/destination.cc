@@ -12,6 +12,7 @@
 #include "migration/digest.h"
 #include "migration/pre_fault.h"
 #include "migration/rdma_channel.h"
+#include "migration/rdma_connect.h"
 #include "migration/shared_channel.h"
 #include "migration/stream_door.h"
 #include "migration/tcp_channel.h"
@@ -24,6 +25,7 @@ namespace {
 constexpr int kHelloTimeoutMs = 10000;
 constexpr int kCommitTimeoutMs = 30000;  // the source commits at once, or is gone
 constexpr std::chrono::milliseconds kPausedPatience{800};
+constexpr std::chrono::milliseconds kMostForRelease{10};  // while the guest stands still
 
 /// What nobody can guess who has not heard it: 128 bits.
 std::string random_token() {
@@ -115,17 +117,19 @@ void Destination::prepare() {
                  : std::make_unique<vmm::Machine>(hello.machine, options_.console);
   hold_.emplace(machine_->memory());
 
-  std::unique_ptr<RdmaEndpoint> endpoint;
-  if (hello.rdma) {
+  std::unique_ptr<RdmaChannel> rdma;
+  if (!hello.rdma.empty()) {
     try {
-      require_memlock(hello.data_bytes);
-      endpoint = std::make_unique<RdmaEndpoint>(wire_.fd(), PeerMay::kWrite);
-      endpoint->connect(hello.rdma_address);
-      accept.rdma = true;
-      accept.rdma_address = endpoint->address();
+      require_memlock(options_.pin ? machine_->memory().size() : hello.data_bytes);
+      RdmaEndpoints endpoints = answer_endpoints(wire_.fd(), hello.rdma);
+      accept.rdma = addresses_of(endpoints);
+      rdma = std::make_unique<RdmaChannel>(wire_, machine_->memory(), Role::kDestination,
+                                           std::move(endpoints));
+      if (options_.pin) rdma->register_all_of_ram();
     } catch (const RdmaError& error) {
+      accept.rdma.clear();
       accept.rdma_reason = error.what();
-      endpoint.reset();
+      rdma.reset();
     }
   }
   std::optional<StreamDoor> door;
@@ -143,7 +147,7 @@ void Destination::prepare() {
   if (begin.kind != MessageKind::kBegin) {
     throw ChannelError(fmt::format("the peer sent {}, Begin was due", kind_name(begin.kind)));
   }
-  const auto [transport, streams] = decode_begin(payload);
+  const auto [transport, streams, ports] = decode_begin(payload);
   transport_ = transport;
   if (shared_ram != (transport_ == "shared") || streams > accept.streams) {
     throw ChannelError(fmt::format("the peer began by {} and {} streams, which was not agreed",
@@ -152,11 +156,10 @@ void Destination::prepare() {
   if (shared_ram) {
     channel_ = std::make_unique<SharedChannel>(wire_);
   } else if (transport_ == "rdma") {
-    if (!endpoint) throw ChannelError("the peer began by RDMA, which was not agreed");
-    auto channel = std::make_unique<RdmaChannel>(wire_, machine_->memory(), Role::kDestination,
-                                                 std::move(endpoint));
-    rdma_ = channel.get();
-    channel_ = std::move(channel);
+    if (!rdma) throw ChannelError("the peer began by RDMA, which was not agreed");
+    rdma->keep_ports(ports);
+    rdma_ = rdma.get();
+    channel_ = std::move(rdma);
   } else {
     channel_ =
         std::make_unique<TcpChannel>(wire_, machine_->memory(), Role::kDestination,
@@ -166,7 +169,7 @@ void Destination::prepare() {
 
 // RDMA has failed. Its queue pair goes before a page comes by TCP: none that is late can land.
 void Destination::begin_anew(const Message& begin) {
-  const auto [transport, streams] = decode_begin(begin.payload);
+  const auto [transport, streams, ports] = decode_begin(begin.payload);
   transport_ = transport;
   if (rdma_ == nullptr || transport_ != "tcp" || streams > 1)
     throw ChannelError("the peer began a second time");
@@ -210,8 +213,10 @@ Destination::Handover Destination::receive_handover(PreFault& pre_fault) {
 
 // This end gets ready, and runs the guest on commit.
 void Destination::take_guest() {
+  const double cpu_before_rounds_ms = cpu_ms();
   std::optional<PreFault> pre_fault(*machine_);
   Handover handover = receive_handover(*pre_fault);
+  cpu_rounds_ms_ = cpu_ms() - cpu_before_rounds_ms;
   if (handover.missing) {
     pre_fault.reset();
     return take_guest_without_its_memory(std::move(handover));
@@ -220,10 +225,15 @@ void Destination::take_guest() {
   wire_.set_patience(kPausedPatience);
   options_.inspect(*machine_);
   // The source has written its last page; to take its access away takes as long as the restore.
-  auto sealed = std::async(std::launch::async, [this] { channel_->seal(); });
+  std::promise<void> sealed;
+  const auto released = std::async(std::launch::async, [this, &sealed] {
+    channel_->seal();
+    sealed.set_value();
+    channel_->release();
+  });
   machine_->restore(handover.state);
   machine_->lock_disks();
-  sealed.get();
+  sealed.get_future().get();
   pre_fault.reset();
   channel_->send(MessageKind::kReady, {});
   wire_.set_deadline(Wire::Clock::now() + std::chrono::milliseconds(kCommitTimeoutMs));
@@ -237,6 +247,8 @@ void Destination::take_guest() {
   const auto start = std::chrono::steady_clock::now();
   resuming_ = true;
   machine_->prefer_vcpus(true);
+  // As a rule it is done long since. Nobody can reach what is left: it is only still pinned.
+  released.wait_for(kMostForRelease);
   machine_->resume();
   try {
     wire_.send_json(MessageKind::kRunning, encode(running_since(start)));
@@ -278,6 +290,7 @@ Running Destination::running_since(std::chrono::steady_clock::time_point start) 
   running.resume_ms =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   running.cpu_ms = cpu_ms() - cpu_before_ms_;
+  running.cpu_rounds_ms = cpu_rounds_ms_;
   return running;
 }
 

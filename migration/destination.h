@@ -31,6 +31,8 @@ struct DestinationOptions {
   /// The listening socket that `connection` came by, where a source comes back to that has lost it
   /// in post-copy; or none, then it cannot.
   sys::UniqueFd listener = {};
+  /// All of RAM is registered for RDMA before the move begins, rather than what comes, as it comes.
+  bool pin = false;
   /// Called once RAM is complete and before the state is restored (which writes kvmclock's pages):
   /// both ends stand still. Throws to refuse the guest.
   std::function<void(vmm::Machine&)> inspect = [](vmm::Machine&) {};
@@ -88,6 +90,7 @@ class Destination {
   std::uint64_t max_bandwidth_ = 0;
   std::string transport_;
   double cpu_before_ms_ = 0;
+  double cpu_rounds_ms_ = 0;
   bool resuming_ = false;
 };
 

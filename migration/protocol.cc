@@ -26,7 +26,7 @@ std::uint64_t max_payload(MessageKind kind) {
     case MessageKind::kFetch:
       return kMaxRangesInFrame * sizeof(memory::PageRange);
     case MessageKind::kRegistered:
-      return kMaxRangesInFrame * sizeof(RemoteExtent);
+      return kMaxRangesInFrame * kMaxRdmaPorts * sizeof(RemoteExtent);
     case MessageKind::kPages:
       return sizeof(std::uint64_t) + kMaxRangesInFrame * sizeof(memory::PageRange) +
              kMaxFramePages * memory::kPageSize;
@@ -162,6 +162,18 @@ unsigned streams(const json& from) {
   return count;
 }
 
+/// Ascending; the first is that of the connection.
+std::vector<unsigned> ports(const json& from) {
+  std::vector<unsigned> list;
+  for (const json& one : from) {
+    const auto port = number<unsigned>(one, "ports");
+    const bool ascending = list.empty() ? port == 0 : port > list.back();
+    if (!ascending || port >= kMaxRdmaPorts) out_of_range("ports");
+    list.push_back(port);
+  }
+  return list;
+}
+
 double milliseconds(const json& from, const char* name) {
   const double value = from.at(name).get<double>();
   if (!std::isfinite(value) || value < 0) out_of_range(name);
@@ -170,7 +182,14 @@ double milliseconds(const json& from, const char* name) {
 
 json to_json(const RdmaAddress& address) {
   return {{"qp", address.qp_number}, {"psn", address.packet_sequence}, {"lid", address.lid},
-          {"mtu", address.mtu},      {"ethernet", address.ethernet},   {"gid", address.gid}};
+          {"mtu", address.mtu},      {"ethernet", address.ethernet},   {"gid", address.gid},
+          {"port", address.port},    {"bits", address.network_bits}};
+}
+
+json to_json(const std::vector<RdmaAddress>& addresses) {
+  json list = json::array();
+  for (const RdmaAddress& address : addresses) list.push_back(to_json(address));
+  return list;
 }
 
 RdmaAddress rdma_address(const json& from) {
@@ -183,11 +202,27 @@ RdmaAddress rdma_address(const json& from) {
   for (const json& byte : from.at("gid")) {
     address.gid.push_back(number<std::uint8_t>(byte, "gid"));
   }
+  get_number(from, "port", address.port);
+  get_number(from, "bits", address.network_bits);
   if (address.gid.size() != 16 || address.qp_number > 0xffffff ||
-      address.packet_sequence > 0xffffff || address.mtu < 1 || address.mtu > 5) {
+      address.packet_sequence > 0xffffff || address.mtu < 1 || address.mtu > 5 ||
+      address.port >= kMaxRdmaPorts || address.network_bits > 128) {
     throw ChannelError("the peer's RDMA address is out of range");
   }
   return address;
+}
+
+/// By port, ascending; the first is that of the connection.
+std::vector<RdmaAddress> rdma_addresses(const json& from) {
+  std::vector<RdmaAddress> addresses;
+  for (const json& one : from) {
+    addresses.push_back(rdma_address(one));
+    const bool ascending = addresses.size() == 1
+                               ? addresses.back().port == 0
+                               : addresses.back().port >= addresses[addresses.size() - 2].port;
+    if (!ascending || addresses.size() > kMaxRdmaPorts * kMaxQueuePairs) out_of_range("rdma");
+  }
+  return addresses;
 }
 
 json to_json(const vmm::MachineConfig& machine) {
@@ -256,7 +291,7 @@ std::string encode(const Hello& hello) {
   json body = {{"machine", to_json(hello.machine)},    {"requirements", hello.requirements},
                {"data_bytes", hello.data_bytes},       {"postcopy", hello.postcopy},
                {"max_bandwidth", hello.max_bandwidth}, {"streams", hello.streams}};
-  if (hello.rdma) body["rdma"] = to_json(hello.rdma_address);
+  body["rdma"] = to_json(hello.rdma);
   return body.dump();
 }
 
@@ -265,16 +300,20 @@ std::string encode(const Accept& accept) {
                {"token", accept.token},
                {"streams", accept.streams},
                {"join", accept.join}};
-  if (accept.rdma) body["rdma"] = to_json(accept.rdma_address);
+  body["rdma"] = to_json(accept.rdma);
   return body.dump();
 }
 
 std::string encode(const Begin& begin) {
-  return json{{"transport", begin.transport}, {"streams", begin.streams}}.dump();
+  return json{{"transport", begin.transport}, {"streams", begin.streams}, {"ports", begin.ports}}
+      .dump();
 }
 
 std::string encode(const Running& running) {
-  return json{{"resume_ms", running.resume_ms}, {"cpu_ms", running.cpu_ms}}.dump();
+  return json{{"resume_ms", running.resume_ms},
+              {"cpu_ms", running.cpu_ms},
+              {"cpu_rounds_ms", running.cpu_rounds_ms}}
+      .dump();
 }
 
 std::string encode_reason(const std::string& why) {
@@ -287,8 +326,7 @@ Hello decode_hello(std::span<const std::byte> payload) {
     hello.machine = machine_config(body.at("machine"));
     body.at("requirements").get_to(hello.requirements);
     get_number(body, "data_bytes", hello.data_bytes);
-    hello.rdma = body.contains("rdma");
-    if (hello.rdma) hello.rdma_address = rdma_address(body.at("rdma"));
+    hello.rdma = rdma_addresses(body.at("rdma"));
     body.at("postcopy").get_to(hello.postcopy);
     get_number(body, "max_bandwidth", hello.max_bandwidth);
     hello.streams = streams(body);
@@ -304,26 +342,27 @@ Accept decode_accept(std::span<const std::byte> payload) {
     accept.streams = streams(body);
     get_text(body, "join", kMaxToken, accept.join);
     if (accept.streams > 1 && accept.join.size() != kJoinToken) out_of_range("join");
-    accept.rdma = body.contains("rdma");
-    if (accept.rdma) accept.rdma_address = rdma_address(body.at("rdma"));
+    accept.rdma = rdma_addresses(body.at("rdma"));
     return accept;
   });
 }
 
 Begin decode_begin(std::span<const std::byte> payload) {
   return decode(MessageKind::kBegin, payload, [](const json& body) {
-    Begin begin{body.at("transport").get<std::string>(), streams(body)};
+    Begin begin{body.at("transport").get<std::string>(), streams(body), ports(body.at("ports"))};
     if (begin.transport != "rdma" && begin.transport != "tcp" && begin.transport != "shared") {
       throw ChannelError("the peer began with an unknown transport");
     }
     if (begin.streams > 1 && begin.transport != "tcp") out_of_range("streams");
+    if (begin.ports.empty() == (begin.transport == "rdma")) out_of_range("ports");
     return begin;
   });
 }
 
 Running decode_running(std::span<const std::byte> payload) {
   return decode(MessageKind::kRunning, payload, [](const json& body) {
-    return Running{milliseconds(body, "resume_ms"), milliseconds(body, "cpu_ms")};
+    return Running{milliseconds(body, "resume_ms"), milliseconds(body, "cpu_ms"),
+                   milliseconds(body, "cpu_rounds_ms")};
   });
 }
 

@@ -71,7 +71,7 @@
 
 namespace godwit::migration {
 
-constexpr std::uint32_t kProtocolVersion = 6;
+constexpr std::uint32_t kProtocolVersion = 7;
 
 struct Preamble {
   char magic[8] = {'G', 'O', 'D', 'W', 'I', 'T', '\r', '\n'};
@@ -139,27 +139,29 @@ struct RdmaAddress {
   std::uint8_t mtu = 0;  // enum ibv_mtu
   bool ethernet = true;
   std::vector<std::uint8_t> gid;  // 16 bytes
+  unsigned port = 0;              // of the source's ports, the one that this is for
+  unsigned network_bits = 128;    // of its GID; beyond the first port
 };
+constexpr unsigned kMaxRdmaPorts = 4;
+constexpr unsigned kMaxQueuePairs = 8;  // of one port
 
 struct Hello {
   vmm::MachineConfig machine;
-  std::string requirements;      // Machine::requirements()
-  std::uint64_t data_bytes = 0;  // of RAM that is not a hole: what RDMA would pin
-  bool rdma = false;             // `rdma_address` is meant
-  RdmaAddress rdma_address;
-  bool postcopy = false;  // the source may go over to post-copy
+  std::string requirements;       // Machine::requirements()
+  std::uint64_t data_bytes = 0;   // of RAM that is not a hole: what RDMA would pin
+  std::vector<RdmaAddress> rdma;  // queue pairs, by port; empty: no RDMA
+  bool postcopy = false;          // the source may go over to post-copy
   std::uint64_t max_bandwidth =
       0;                 // bits a second of what the destination fetches then; 0: no limit
   unsigned streams = 1;  // connections that the source would send pages by, 1 to kMaxStreams
 };
 
 struct Accept {
-  bool rdma = false;
-  RdmaAddress rdma_address;
-  std::string rdma_reason;  // why not, when it is false and was offered
-  std::string token;        // what a source shows that comes back after a lost link; post-copy only
-  unsigned streams = 1;     // at most as many as asked for
-  std::string join;         // Join's token, of kJoinToken characters, where `streams` is above 1
+  std::vector<RdmaAddress> rdma;  // of each port that is reached, as many as were offered
+  std::string rdma_reason;        // why there are none, where some were offered
+  std::string token;     // what a source shows that comes back after a lost link; post-copy only
+  unsigned streams = 1;  // at most as many as asked for
+  std::string join;      // Join's token, of kJoinToken characters, where `streams` is above 1
 };
 
 /// The first frame of a further stream.
@@ -176,13 +178,15 @@ struct Resume {
 };
 
 struct Begin {
-  std::string transport;  // "rdma", "tcp" or "shared"
-  unsigned streams = 1;   // that carry pages; above 1 only with "tcp"
+  std::string transport;             // "rdma", "tcp" or "shared"
+  unsigned streams = 1;              // that carry pages; above 1 only with "tcp"
+  std::vector<unsigned> ports = {};  // "rdma": that carry pages, ascending
 };
 
 struct Running {
   double resume_ms = 0;
-  double cpu_ms = 0;  // of the destination's process, for the whole move
+  double cpu_ms = 0;         // of the destination's process, for the whole move
+  double cpu_rounds_ms = 0;  // of these, from Begin to the guest's pause
 };
 
 // JSON and back; decoding throws ChannelError naming the field for anything missing or out of
@@ -208,7 +212,8 @@ std::vector<memory::PageRange> decode_ranges(std::span<const std::byte> payload,
 /// A Missing's bitmap, of just `pages` pages; throws ChannelError.
 memory::PageBitmap decode_missing(std::span<const std::byte> payload, std::uint64_t pages);
 
-/// Where an extent of guest RAM lies in the peer's memory: one per range of a Register.
+/// Where an extent of guest RAM lies in the peer's memory: for each range of a Register one per
+/// port in use, in their order.
 struct RemoteExtent {
   std::uint64_t address = 0;
   std::uint32_t rkey = 0;

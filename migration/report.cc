@@ -30,6 +30,7 @@ json to_json(const Report& report) {
       {"transport", report.transport},
       {"transport_reason", report.transport_reason},
       {"streams", report.streams},
+      {"rdma_ports", report.rdma_ports.size()},
       {"total_ms", report.total_ms},
       {"setup_ms", report.setup_ms},
       {"downtime_ms", report.downtime_ms},
@@ -55,7 +56,10 @@ json to_json(const Report& report) {
       {"throttle", {{"percent", report.throttle_percent}, {"ms", report.throttle_ms}}},
       {"bytes", {{"ram", report.ram_bytes}, {"state", report.state_bytes}}},
       {"throughput_mbps", report.throughput_mbps()},
-      {"cpu_ms", {{"source", report.cpu_source_ms}, {"destination", report.cpu_destination_ms}}}};
+      {"cpu_ms",
+       {{"source", report.cpu_source_ms},
+        {"destination", report.cpu_destination_ms},
+        {"destination_rounds", report.cpu_destination_rounds_ms}}}};
 }
 
 json to_json(const Progress& progress) {

@@ -20,7 +20,8 @@ struct Report {
   std::string reason;     // why not completed; one line
   std::string transport;  // "rdma", "tcp" or "shared"; empty when it never came to that
   std::string transport_reason;
-  unsigned streams = 1;  // connections that carried pages
+  unsigned streams = 1;              // connections, or queue pairs, that carried pages
+  std::vector<unsigned> rdma_ports;  // that the source used, the first that of the connection
   double total_ms = 0;
   double setup_ms = 0;     // until the first page could be sent
   double downtime_ms = 0;  // from the pause to the destination's word that the guest runs
@@ -53,6 +54,7 @@ struct Report {
   std::uint64_t state_bytes = 0;
   double cpu_source_ms = 0;  // of the source's process less its vCPUs, while moving
   double cpu_destination_ms = 0;
+  double cpu_destination_rounds_ms = 0;  // of these, while pages came and the guest ran here
 
   double throughput_mbps() const;  // Mbit/s over the rounds
 };

@@ -124,11 +124,11 @@ Source::End Source::finish(const std::exception_ptr& error) {
 
 void Source::start_rounds() {
   machine_.dirty_log().start();
+  const auto populated = machine_.memory().populated({0, machine_.memory().pages()});
+  channel_->prepare(populated);
   const std::lock_guard lock(mutex_);
   progress_.phase = "rounds";
-  for (const PageRange& r : machine_.memory().populated({0, machine_.memory().pages()})) {
-    progress_.total_bytes += r.bytes();
-  }
+  for (const PageRange& range : populated) progress_.total_bytes += range.bytes();
 }
 
 void Source::copy_ram() {
@@ -303,6 +303,7 @@ void Source::switch_over() {
   report_.resume_ms = ms_since(commit_start);
   report_.downtime_ms = ms_since(pause_start);
   report_.cpu_destination_ms = running.cpu_ms;
+  report_.cpu_destination_rounds_ms = running.cpu_rounds_ms;
 }
 
 void Source::send_last_round(std::span<const std::byte> state) {

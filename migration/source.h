@@ -22,7 +22,9 @@
 
 namespace godwit::migration {
 
+class PinnedMemory;
 class RdmaChannel;
+class RdmaEndpoint;
 
 enum class Transport { kAuto, kRdma, kTcp };
 /// When the guest begins to run at the destination: with all of its memory, without, or, of these,
@@ -38,7 +40,10 @@ struct SourceOptions {
   double timeout_ms = 60000;        // of the whole move; 0: none
   bool verify = false;              // compare digests of RAM before commit
   unsigned max_throttle = 0;        // percent of the vCPUs' time, up to kMaxThrottle; 0: none
-  unsigned streams = 0;  // connections for pages by TCP, up to kMaxStreams; 0: by the CPUs here
+  unsigned streams = 0;      // connections for pages by TCP, up to kMaxStreams; 0: by the CPUs here
+  unsigned rdma_ports = 1;   // of RDMA devices, up to kMaxRdmaPorts, where both ends have as many
+  unsigned queue_pairs = 0;  // of each, up to kMaxQueuePairs; 0: by what the link carries
+  const PinnedMemory* pinned = nullptr;  // of the machine; outlives the Source
 };
 
 class Source {
@@ -77,6 +82,8 @@ class Source {
 
   void connect();
   void choose_transport(Wire& wire);
+  bool begin_rdma(std::vector<std::unique_ptr<RdmaEndpoint>> endpoints, const Accept& accept,
+                  std::string& why_not);
   unsigned streams_to_ask_for() const;
   void start_rounds();
   void copy_ram();

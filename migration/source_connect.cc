@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "migration/rdma_channel.h"
+#include "migration/rdma_connect.h"
 #include "migration/shared_channel.h"
 #include "migration/source.h"
 #include "migration/stream_door.h"
@@ -38,7 +39,9 @@ void Source::connect() {
   wire_->greet();
   choose_transport(*wire_);
   report_.transport = channel_->name();
-  wire_->send_json(MessageKind::kBegin, encode(Begin{report_.transport, report_.streams}));
+  wire_->send_json(
+      MessageKind::kBegin,
+      encode(Begin{report_.transport, rdma_ == nullptr ? report_.streams : 1, report_.rdma_ports}));
   report_.setup_ms = elapsed_ms();
   const std::lock_guard lock(mutex_);
   progress_.transport = report_.transport;
@@ -54,13 +57,15 @@ unsigned Source::streams_to_ask_for() const {
 // Says hello, and takes RDMA when both ends have it and it answers; else TCP, saying why.
 void Source::choose_transport(Wire& wire) {
   memory::GuestMemory& memory = machine_.memory();
-  Hello hello{
-      machine_.config(),     machine_.requirements(), 0, false, {}, options_.mode != Mode::kPreCopy,
-      options_.max_bandwidth};
+  Hello hello;
+  hello.machine = machine_.config();
+  hello.requirements = machine_.requirements();
+  hello.postcopy = options_.mode != Mode::kPreCopy;
+  hello.max_bandwidth = options_.max_bandwidth;
   hello.streams = streams_to_ask_for();
   for (const PageRange& range : memory.populated({0, memory.pages()}))
     hello.data_bytes += range.bytes();
-  std::unique_ptr<RdmaEndpoint> endpoint;
+  RdmaEndpoints endpoints;
   std::string why_not;
   if (shared_ram_) {
     why_not = "the same host";
@@ -68,16 +73,19 @@ void Source::choose_transport(Wire& wire) {
     why_not = "asked for";
   } else {
     try {
-      require_memlock(hello.data_bytes);
-      endpoint = std::make_unique<RdmaEndpoint>(
-          wire.fd(), options_.mode == Mode::kPreCopy ? PeerMay::kNothing : PeerMay::kRead);
-      hello.rdma = true;
-      hello.rdma_address = endpoint->address();
+      if (options_.pinned == nullptr) require_memlock(hello.data_bytes);
+      endpoints = offer_endpoints(
+          wire.fd(),
+          {.ports = options_.rdma_ports,
+           .queue_pairs = options_.streams,
+           .peer_may = options_.mode == Mode::kPreCopy ? PeerMay::kNothing : PeerMay::kRead,
+           .open = options_.pinned == nullptr ? RdmaDevices() : options_.pinned->devices()});
+      hello.rdma = addresses_of(endpoints);
     } catch (const RdmaError& error) {
       why_not = std::string("here ") + error.what();
     }
   }
-  if (!shared_ram_ && options_.transport == Transport::kRdma && !endpoint)
+  if (!shared_ram_ && options_.transport == Transport::kRdma && endpoints.empty())
     throw ChannelError("no RDMA: " + why_not);
   wire.send_json(MessageKind::kHello, encode(hello));
   const Accept accept = decode_accept(expect(MessageKind::kAccept, kSetUpTimeoutMs).payload);
@@ -87,23 +95,7 @@ void Source::choose_transport(Wire& wire) {
     report_.transport_reason = "both ends have the same memory";
     return;
   }
-  if (endpoint && !accept.rdma) {
-    why_not = "at the destination " + accept.rdma_reason;
-  } else if (endpoint) {
-    try {
-      endpoint->connect(accept.rdma_address);
-      auto channel =
-          std::make_unique<RdmaChannel>(wire, memory, Role::kSource, std::move(endpoint));
-      channel->probe();
-      rdma_ = channel.get();
-      channel_ = std::move(channel);
-      report_.transport_reason = "both ends reach each other by RDMA";
-      return;
-    } catch (const std::exception& error) {
-      stop_if_cancelled();
-      why_not = error.what();
-    }
-  }
+  if (!endpoints.empty() && begin_rdma(std::move(endpoints), accept, why_not)) return;
   if (options_.transport == Transport::kRdma) throw ChannelError("no RDMA: " + why_not);
   report_.transport_reason =
       options_.transport == Transport::kTcp ? why_not : "no RDMA: " + why_not;
@@ -112,6 +104,29 @@ void Source::choose_transport(Wire& wire) {
   stop_if_cancelled();
   report_.streams = static_cast<unsigned>(streams.size() + 1);
   channel_ = std::make_unique<TcpChannel>(wire, memory, Role::kSource, std::move(streams));
+}
+
+// False where the queue pairs do not reach each other.
+bool Source::begin_rdma(RdmaEndpoints endpoints, const Accept& accept, std::string& why_not) {
+  if (accept.rdma.empty()) {
+    why_not = "at the destination " + accept.rdma_reason;
+    return false;
+  }
+  try {
+    endpoints = connect_endpoints(*wire_, std::move(endpoints), accept.rdma);
+  } catch (const std::exception& error) {
+    stop_if_cancelled();
+    why_not = error.what();
+    return false;
+  }
+  report_.rdma_ports = ports_of(endpoints);
+  report_.streams = static_cast<unsigned>(endpoints.size());
+  auto channel = std::make_unique<RdmaChannel>(*wire_, machine_.memory(), Role::kSource,
+                                               std::move(endpoints), options_.pinned);
+  rdma_ = channel.get();
+  channel_ = std::move(channel);
+  report_.transport_reason = "both ends reach each other by RDMA";
+  return true;
 }
 
 // RDMA has failed before Commit: the rounds go on by TCP, if the connection still stands. What the
@@ -139,6 +154,8 @@ void Source::fall_back(const std::string& why) {
     wire_->set_patience(Wire::kPatience);
   }
   report_.transport = channel_->name();
+  report_.streams = 1;
+  report_.rdma_ports.clear();
   report_.transport_reason = "RDMA failed during the move: " + why;
   report_.postcopy = {};
   sent_before_ = report_.ram_bytes;

@@ -227,8 +227,13 @@ int migrate_command(const Words& words) {
       .value("throttle", "PERCENT",
              "when the move does not converge, slow the guest down by up to that much, 0 to 95",
              "0")
-      .value("streams", "N",
-             "connections that carry pages by TCP, 1 to 16; 0: as many as CPUs, at most 4", "0")
+      .value(
+          "streams", "N",
+          "connections that carry pages by TCP, 1 to 16, or queue pairs of an RDMA port, 1 to 8; "
+          "0: by TCP as many as CPUs, at most 4; by RDMA as many as the link needs",
+          "0")
+      .value("rdma-ports", "N",
+             "up to that many RDMA ports, 1 to 4, where both ends have as many on one network", "1")
       .value("timeout", "TIME", "give the move up after that long; 0: never", "60s")
       .value("node", "SOCKET", "of the node that knows PEER, instead of the one of this host")
       .flag("verify",
@@ -264,7 +269,8 @@ int migrate_command(const Words& words) {
             {"timeout_ms", options.time_ns("timeout") / 1'000'000},
             {"verify", options.on("verify")},
             {"throttle_percent", options.count("throttle", 0, 95)},
-            {"streams", options.count("streams", 0, 16)}};
+            {"streams", options.count("streams", 0, 16)},
+            {"rdma_ports", options.count("rdma-ports", 1, 4)}};
   const NodeClient node(
       options.has("node") ? options.text("node") : runtime_directory() + "/node.api", nullptr);
   const ControlClient client(to_peer ? guest_of(node, options.text("NAME")) : options.text("NAME"));

@@ -74,6 +74,7 @@ class Reception {
     destination_options.listener = std::move(listener);
     destination_options.admit = [this](vmm::MachineConfig& config) { admit(config); };
     destination_options.console = consoles_.sink();
+    destination_options.pin = options_.on("rdma-pin");
     migration::Destination destination(std::move(connection), std::move(destination_options));
     interruption.watch(&destination);
     std::unique_ptr<vmm::Machine> machine;
@@ -130,6 +131,7 @@ class Reception {
       restore_terminal();
       ::_exit(kExitFailure);
     });
+    if (options_.on("rdma-pin")) guest_->pin_memory();
     guest_->set_successor_words(successor_words(options_, name_));
     serving_.emplace(*guest_, std::move(socket));
   }

@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::uint64_t kMaxThrottle = 95;  // percent
 constexpr std::uint64_t kMaxStreams = 16;
+constexpr std::uint64_t kMaxRdmaPorts = 4;
 constexpr std::uint64_t kMaxMilliseconds = 7ull * 24 * 3600 * 1000;  // a week
 
 std::string text_of(const json& value) {
@@ -63,7 +64,7 @@ std::string text(const json& body, const char* field, const std::string& fallbac
 MoveRequest move_request(const ApiRequest& request) {
   const json body =
       object(request, {"to", "transport", "mode", "downtime_limit_ms", "max_bandwidth",
-                       "timeout_ms", "throttle_percent", "verify", "streams"});
+                       "timeout_ms", "throttle_percent", "verify", "streams", "rdma_ports"});
   MoveRequest move;
   move.to = text(body, "to", "");
   if (move.to.empty()) throw BadRequest("to is missing: HOST:PORT of a godwit receive");
@@ -83,6 +84,9 @@ MoveRequest move_request(const ApiRequest& request) {
   move.throttle_percent =
       static_cast<unsigned>(number(body, "throttle_percent", move.throttle_percent, kMaxThrottle));
   move.streams = static_cast<unsigned>(number(body, "streams", move.streams, kMaxStreams));
+  move.rdma_ports =
+      static_cast<unsigned>(number(body, "rdma_ports", move.rdma_ports, kMaxRdmaPorts));
+  if (move.rdma_ports == 0) throw BadRequest("rdma_ports must be at least 1");
   return move;
 }
 

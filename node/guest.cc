@@ -36,7 +36,18 @@ void Guest::start() { boot(); }
 
 void Guest::arrived(std::unique_ptr<vmm::Machine> machine,
                     std::unique_ptr<migration::PostCopy> post_copy) {
+  // It runs already: what it has to go without is no reason to end it.
+  std::unique_ptr<migration::PinnedMemory> pinned;
+  if (pins_memory_ && !post_copy) {
+    try {
+      pinned = std::make_unique<migration::PinnedMemory>(machine->memory());
+    } catch (const migration::RdmaError& error) {
+      fmt::print(stderr, "godwit: --rdma-pin: {}: {} goes on without\n", error.what(),
+                 config_.name);
+    }
+  }
   const std::lock_guard lock(mutex_);
+  pinned_ = std::move(pinned);
   machine_ = std::move(machine);
   post_copy_ = std::move(post_copy);
   state_ = State::kRunning;
@@ -92,6 +103,7 @@ void Guest::give_up_post_copy() {
 }
 
 void Guest::reboot() {
+  pinned_.reset();
   machine_.reset();  // its memory and its disks are needed by the next one
   machine_ = std::make_unique<vmm::Machine>(config_, consoles_.sink());
   boot();
@@ -102,6 +114,13 @@ void Guest::boot() {
   // lock.
   machine_->lock_disks();
   machine_->boot();
+  if (pins_memory_) {
+    try {
+      pinned_ = std::make_unique<migration::PinnedMemory>(machine_->memory());
+    } catch (const migration::RdmaError& error) {
+      throw std::runtime_error(fmt::format("--rdma-pin: {}", error.what()));
+    }
+  }
   const std::lock_guard lock(mutex_);
   if (outcome_) return machine_->request_stop();
   machine_->resume();

@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "migration/pinned_memory.h"
 #include "migration/postcopy_destination.h"
 #include "node/console.h"
 #include "node/guest_control.h"
@@ -44,6 +45,10 @@ class Guest : public GuestControl {
   Guest(const vmm::MachineConfig& config, Consoles& consoles, Arriving arriving);
   /// Only after wait() has returned, if start() ever did.
   ~Guest() override;
+
+  /// From the beginning to the end all of its RAM is registered for RDMA. Before start() or
+  /// arrived().
+  void pin_memory() { pins_memory_ = true; }
 
   /// Locks the disks, boots, lets it run. Throws what Machine throws.
   void start();
@@ -133,6 +138,8 @@ class Guest : public GuestControl {
   vmm::Usage earlier_usage_;  // of the machines before the last reboot
   /// What is to come of machine_'s memory; done() or null as a rule. It goes before the machine.
   std::unique_ptr<migration::PostCopy> post_copy_;
+  bool pins_memory_ = false;
+  std::unique_ptr<migration::PinnedMemory> pinned_;  // machine_'s; goes before it
   std::function<void(const std::string&)> abandon_;
   memory::DirtyRate dirty_rate_;    // of machine_'s memory
   std::optional<Outcome> outcome_;  // how it is to end, once that is decided

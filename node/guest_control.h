@@ -33,7 +33,8 @@ struct MoveRequest {
   std::uint64_t timeout_ms = 60'000;  // for the whole move, 0: none
   bool verify = false;                // compare digests of memory before the commit
   unsigned throttle_percent = 0;      // at most that much of the vCPUs' time, 0 to 95
-  unsigned streams = 0;               // connections for pages by TCP, 0: by the host's CPUs
+  unsigned streams = 0;     // for pages: connections by TCP, queue pairs by RDMA; 0: by the host
+  unsigned rdma_ports = 1;  // at most
 };
 
 struct SnapshotRequest {

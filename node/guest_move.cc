@@ -9,7 +9,8 @@ using nlohmann::json;
 
 void Guest::migrate(const MoveRequest& request, MoveDone done) {
   begin_move(
-      "move", [&] { return std::make_unique<Move>(*machine_, request); }, std::move(done));
+      "move", [&] { return std::make_unique<Move>(*machine_, request, pinned_.get()); },
+      std::move(done));
 }
 
 void Guest::upgrade(const std::string& program, MoveDone done) {

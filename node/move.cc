@@ -16,7 +16,8 @@ namespace {
 
 constexpr double kUpgradeTimeoutMs = 20'000;  // for a program to start and to build a machine
 
-migration::SourceOptions source_options(const MoveRequest& request) {
+migration::SourceOptions source_options(const MoveRequest& request,
+                                        const migration::PinnedMemory* pinned) {
   const std::string why = destination_complaint(request.to);
   if (!why.empty()) throw BadRequest("to: " + why);
   migration::SourceOptions options;
@@ -36,6 +37,8 @@ migration::SourceOptions source_options(const MoveRequest& request) {
   options.verify = request.verify;
   options.max_throttle = request.throttle_percent;
   options.streams = request.streams;
+  options.rdma_ports = request.rdma_ports;
+  options.pinned = pinned;
   return options;
 }
 
@@ -58,8 +61,8 @@ int shareable_ram(vmm::Machine& machine) {
 }  // namespace
 
 struct Move::Impl {
-  Impl(vmm::Machine& machine, const MoveRequest& request)
-      : to(request.to), source(machine, source_options(request)) {}
+  Impl(vmm::Machine& machine, const MoveRequest& request, const migration::PinnedMemory* pinned)
+      : to(request.to), source(machine, source_options(request, pinned)) {}
   Impl(vmm::Machine& machine, const std::string& program, const std::vector<std::string>& words)
       : successor(std::in_place, program, words, shareable_ram(machine)),
         to(fmt::format("process {}", successor->pid())),
@@ -70,8 +73,8 @@ struct Move::Impl {
   migration::Source source;
 };
 
-Move::Move(vmm::Machine& machine, const MoveRequest& request)
-    : impl_(std::make_unique<Impl>(machine, request)) {}
+Move::Move(vmm::Machine& machine, const MoveRequest& request, const migration::PinnedMemory* pinned)
+    : impl_(std::make_unique<Impl>(machine, request, pinned)) {}
 
 Move::Move(vmm::Machine& machine, const std::string& program, const std::vector<std::string>& words)
     : impl_(std::make_unique<Impl>(machine, program, words)) {}

@@ -9,6 +9,10 @@
 #include "node/guest_control.h"
 #include "vmm/machine.h"
 
+namespace godwit::migration {
+class PinnedMemory;
+}
+
 namespace godwit::node {
 
 class Move {
@@ -16,8 +20,9 @@ class Move {
   /// How a move left the guest.
   enum class End { kMoved, kHere, kInDoubt, kPaused };
 
-  /// `machine` must outlive it. Throws BadRequest when `request` cannot be meant.
-  Move(vmm::Machine& machine, const MoveRequest& request);
+  /// `machine` and its `pinned` memory (or null) must outlive it. Throws BadRequest when `request`
+  /// cannot be meant.
+  Move(vmm::Machine& machine, const MoveRequest& request, const migration::PinnedMemory* pinned);
   /// To a new process of this host, which runs `program` with these words. Throws
   /// std::runtime_error when it cannot be started, Conflict for a machine that cannot go this way.
   Move(vmm::Machine& machine, const std::string& program, const std::vector<std::string>& words);

@@ -97,7 +97,8 @@ std::string report_text(const json& report) {
       text += fmt::format("  ({})", why);
     }
     if (const double streams = number(report, "streams"); streams > 1) {
-      text += fmt::format(", {:.0f} streams", streams);
+      text += fmt::format(", {:.0f} {}", streams,
+                          word(report, "transport") == "rdma" ? "queue pairs" : "streams");
     }
     text += '\n';
   }

@@ -169,7 +169,7 @@ TEST_P(MoveTest, AGuestMovesTenTimesAndItsMemoryIsTheSameEachTime) {
     ASSERT_NE(moved.machine, nullptr);
     EXPECT_EQ(moved.report.status, "completed");
     EXPECT_EQ(moved.report.transport, kName);
-    EXPECT_EQ(moved.report.streams, kTransport == Transport::kTcp ? options.streams : 1);
+    EXPECT_EQ(moved.report.streams, options.streams);
     EXPECT_GT(moved.report.verify_ms, 0);
     EXPECT_GT(moved.report.pages.hole, 0u);
     EXPECT_GE(moved.report.rounds.size(), 2u);

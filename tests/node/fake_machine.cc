@@ -18,7 +18,8 @@ struct Move::Impl {
   vmm::Machine& machine;
   std::string to;
 };
-Move::Move(vmm::Machine& machine, const MoveRequest& request)
+Move::Move(vmm::Machine& machine, const MoveRequest& request,
+           const migration::PinnedMemory* /*pinned*/)
     : impl_(new Impl{machine, request.to}) {
   if (request.to == "nonsense") throw BadRequest("to: nonsense is not HOST:PORT");
 }
