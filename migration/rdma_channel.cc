@@ -48,14 +48,6 @@ PeerMay peer_may(Role role, const RdmaChannel::Endpoints& endpoints) {
   return role == Role::kDestination ? PeerMay::kWrite : endpoints.front()->peer_may();
 }
 
-void post_marker(RdmaEndpoint& endpoint) {
-  ibv_send_wr request{};
-  request.opcode = IBV_WR_SEND;
-  request.send_flags = IBV_SEND_SIGNALED;
-  request.wr_id = 1;
-  endpoint.post_send(request);
-}
-
 }  // namespace
 
 RdmaChannel::RdmaChannel(Wire& wire, memory::GuestMemory& memory, Role role, Endpoints endpoints,
@@ -97,45 +89,9 @@ void RdmaChannel::keep_ports(std::span<const unsigned> ports) {
     throw ChannelError("the peer began by RDMA ports that were not agreed");
 }
 
-void RdmaChannel::probe(Wire& wire, RdmaEndpoint& endpoint) {
-  post_marker(endpoint);
-  while (endpoint.reap_sends() == 0) {
-    endpoint.arm();
-    if (endpoint.reap_sends() != 0) return;
-    wire.wait_for(endpoint.event_fd(), -1);
-    endpoint.drain_events();
-  }
-}
-
-const RdmaChannel::Extent* RdmaChannel::extent_of(std::uint64_t page) const {
-  auto next = extents_.upper_bound(page);
-  if (next == extents_.begin()) return nullptr;
-  const Extent& extent = std::prev(next)->second;
-  return page < extent.range.end() ? &extent : nullptr;
-}
-
-/// `ranges` without what belongs to an extent.
-std::vector<PageRange> RdmaChannel::not_registered(std::span<const PageRange> ranges) const {
-  std::vector<PageRange> missing;
-  for (PageRange rest : ranges) {
-    while (rest.count > 0) {
-      if (const Extent* extent = extent_of(rest.first)) {
-        const std::uint64_t covered = std::min(rest.count, extent->range.end() - rest.first);
-        rest = {rest.first + covered, rest.count - covered};
-        continue;
-      }
-      const auto next = extents_.upper_bound(rest.first);
-      const std::uint64_t room = next == extents_.end() ? rest.count : next->first - rest.first;
-      missing.push_back({rest.first, std::min(rest.count, room)});
-      rest = {missing.back().end(), rest.count - missing.back().count};
-    }
-  }
-  return missing;
-}
-
 void RdmaChannel::request(std::span<const PageRange> regions) {
   for (const PageRange& region : regions) {
-    extents_.emplace(region.first, Extent{region, {}, {}});
+    extents_.add(region);
     to_request_.push_back(region);
   }
   request_more();
@@ -151,7 +107,7 @@ void RdmaChannel::request_more() {
       some.push_back(to_request_.front());
       pages += some.back().count;
       to_request_.pop_front();
-      requested_.push_back(&extents_.at(some.back().first));
+      requested_.push_back(extents_.find(some.back().first));
       if (pinned_ == nullptr) registrar_.add(some.back());
     }
     wire_.send({.kind = MessageKind::kRegister}, std::as_bytes(std::span(some)));
@@ -159,7 +115,7 @@ void RdmaChannel::request_more() {
 }
 
 void RdmaChannel::prepare(std::span<const PageRange> ranges) {
-  request(not_registered(plan_regions(ranges, memory_.pages())));
+  request(extents_.uncovered(plan_regions(ranges, memory_.pages())));
 }
 
 void RdmaChannel::register_all_of_ram() {
@@ -172,7 +128,7 @@ void RdmaChannel::register_all_of_ram() {
 
 void RdmaChannel::have_registered(std::span<const PageRange> ranges) {
   for (auto& done : register_all(registrar_, ranges, wire_)) {
-    extents_.emplace(done.range.first, Extent{done.range, std::move(done.regions), {}});
+    extents_.add(done.range, std::move(done.regions));
   }
 }
 
@@ -182,11 +138,9 @@ void RdmaChannel::register_for_peer(std::span<const std::byte> payload) {
   const auto ranges = decode_ranges(payload, memory_.pages(), kMaxRangesInFrame);
   std::vector<PageRange> fresh;
   for (const PageRange& range : ranges) {
-    const Extent* const extent = extent_of(range.first);
+    const RdmaExtent* const extent = extents_.find(range.first);
     if (extent != nullptr && range.end() <= extent->range.end()) continue;  // all of RAM is
-    const auto next = extents_.lower_bound(range.first);
-    if (range.count > kMaxRegion || extent != nullptr ||
-        (next != extents_.end() && next->first < range.end())) {
+    if (range.count > kMaxRegion || extents_.overlaps(range)) {
       throw ChannelError(
           "the peer asked for a memory region that is too large or overlaps another");
     }
@@ -199,7 +153,7 @@ void RdmaChannel::register_for_peer(std::span<const std::byte> payload) {
   }
   std::vector<RemoteExtent> answer;
   for (const PageRange& range : ranges) {
-    const Extent& extent = *extent_of(range.first);
+    const RdmaExtent& extent = *extents_.find(range.first);
     for (std::size_t i = 0; i < lanes_.size(); ++i) {
       if (i > 0 && lanes_[i].port == lanes_[i - 1].port) continue;
       const ibv_mr& region = *extent.regions[lanes_[i].device];
@@ -238,15 +192,15 @@ void RdmaChannel::take_registered() {
 void RdmaChannel::take_answers() {
   while (!requested_.empty() && wire_.readable()) take_registered();
   for (auto& done : registrar_.take()) {
-    extents_.at(done.range.first).regions = std::move(done.regions);
+    extents_.find(done.range.first)->regions = std::move(done.regions);
   }
 }
 
-bool RdmaChannel::usable(const Extent& extent) const {
+bool RdmaChannel::usable(const RdmaExtent& extent) const {
   return !extent.remote.empty() && (pinned_ != nullptr || !extent.regions.empty());
 }
 
-std::uint32_t RdmaChannel::local_key(const Extent& extent, std::size_t device) const {
+std::uint32_t RdmaChannel::local_key(const RdmaExtent& extent, std::size_t device) const {
   return pinned_ != nullptr ? pinned_->local_key(*devices_[device], extent.range.first)
                             : extent.regions[device]->lkey;
 }
@@ -259,7 +213,7 @@ bool RdmaChannel::post_some(Lane& lane) {
   while (!lane.queue.empty() && used < kChain &&
          lane.outstanding + used < RdmaEndpoint::kSendDepth) {
     PageRange& head = lane.queue.front();
-    const Extent* extent = extent_of(head.first);
+    const RdmaExtent* extent = extents_.find(head.first);
     if (extent == nullptr || !usable(*extent)) break;
     const PageRange piece{head.first,
                           std::min({head.count, extent->range.end() - head.first, most})};
@@ -336,7 +290,7 @@ void RdmaChannel::pump(std::uint64_t pages_left, bool drain) {
 
 void RdmaChannel::write(std::span<const PageRange> ranges) {
   guarded([&] {
-    if (const auto fresh = not_registered(ranges); !fresh.empty()) prepare(fresh);
+    if (const auto fresh = extents_.uncovered(ranges); !fresh.empty()) prepare(fresh);
     if (lanes_.size() == 1) {
       lanes_[0].queue.insert(lanes_[0].queue.end(), ranges.begin(), ranges.end());
     } else {
@@ -357,7 +311,7 @@ void RdmaChannel::flush() {
 void RdmaChannel::post_markers() {
   for (Lane& lane : lanes_) {
     if (lane.full()) pump(0, true);
-    post_marker(*lane.endpoint);
+    lane.endpoint->post_marker();
     ++lane.outstanding;
   }
   ++markers_;
@@ -424,8 +378,8 @@ std::vector<OfferedExtent> RdmaChannel::offer(std::span<const PageRange> ranges)
       wait_for_news();
       take_answers();
     }
-    for (const PageRange& range : not_registered(ranges)) {
-      extents_.emplace(range.first, Extent{range, {}, {}});
+    for (const PageRange& range : extents_.uncovered(ranges)) {
+      extents_.add(range);
     }
     std::vector<OfferedExtent> offered;
     for (auto& [first, extent] : extents_) {

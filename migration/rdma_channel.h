@@ -7,7 +7,6 @@
 #pragma once
 
 #include <deque>
-#include <map>
 #include <memory>
 #include <vector>
 
@@ -15,6 +14,7 @@
 #include "migration/page_streams.h"
 #include "migration/pinned_memory.h"
 #include "migration/rdma_endpoint.h"
+#include "migration/rdma_extents.h"
 #include "migration/rdma_regions.h"
 #include "migration/tcp_channel.h"
 #include "migration/wire.h"
@@ -32,10 +32,6 @@ class RdmaChannel : public Channel {
   /// `pinned` must outlive it.
   RdmaChannel(Wire& wire, memory::GuestMemory& memory, Role role, Endpoints endpoints,
               const PinnedMemory* pinned = nullptr);
-
-  /// Source: whether the peer's queue pair answers. Once, before it is a channel's. Throws
-  /// RdmaError, and whatever the wire does.
-  static void probe(Wire& wire, RdmaEndpoint& endpoint);
 
   /// Destination, before the peer asks for anything: all that it may ask for. Throws RdmaError.
   void register_all_of_ram();
@@ -64,17 +60,10 @@ class RdmaChannel : public Channel {
   std::uint64_t bytes_sent() const override { return wire_.bytes_sent() + written_; }
 
  private:
-  /// A piece of RAM that the peer has registered, or is about to.
-  struct Extent {
-    memory::PageRange range;
-    std::vector<MemoryRegion> regions;  // one a device; empty until registered, or pinned
-    std::vector<RemoteExtent> remote;   // one a port; empty until the peer has answered
-  };
-  using Extents = std::map<std::uint64_t, Extent>;  // by first page
   /// A queue pair and what waits for it.
   struct Lane {
     std::unique_ptr<RdmaEndpoint> endpoint;
-    std::size_t port = 0;                 // index into an Extent's `remote`
+    std::size_t port = 0;                 // index into an RdmaExtent's `remote`
     std::size_t device = 0;               // and into its `regions`
     std::deque<memory::PageRange> queue;  // source: pages to be posted, in order
     std::uint64_t outstanding = 0;        // send work requests not known to be complete
@@ -86,7 +75,6 @@ class RdmaChannel : public Channel {
     std::vector<std::byte> payload;
   };
 
-  std::vector<memory::PageRange> not_registered(std::span<const memory::PageRange> ranges) const;
   void request(std::span<const memory::PageRange> regions);
   void request_more();
   Frame next_frame(int timeout_ms);
@@ -95,9 +83,8 @@ class RdmaChannel : public Channel {
   void register_for_peer(std::span<const std::byte> payload);
   void take_answers();
   void take_registered();
-  const Extent* extent_of(std::uint64_t page) const;
-  std::uint32_t local_key(const Extent& extent, std::size_t device) const;
-  bool usable(const Extent& extent) const;
+  std::uint32_t local_key(const RdmaExtent& extent, std::size_t device) const;
+  bool usable(const RdmaExtent& extent) const;
   bool post_some(Lane& lane);
   bool step();
   bool drained() const;
@@ -119,13 +106,13 @@ class RdmaChannel : public Channel {
   RdmaRegistrar registrar_;
   sys::PollSet news_;             // completions, registrations
   sys::PollSet news_or_answers_;  // and the wire
-  Extents extents_;
+  RdmaExtents extents_;
   std::deque<memory::PageRange>
-      to_request_;                  // source: regions that the peer has not been asked for
-  std::deque<Extent*> requested_;   // source: awaiting the peer's answer, in order
-  std::uint64_t queued_pages_ = 0;  // of all lanes
-  std::uint32_t markers_ = 1;       // source: sent, by each lane; the first is its probe
-  bool unmarked_ = false;           // source: pages were posted after the last marker
+      to_request_;                     // source: regions that the peer has not been asked for
+  std::deque<RdmaExtent*> requested_;  // source: awaiting the peer's answer, in order
+  std::uint64_t queued_pages_ = 0;     // of all lanes
+  std::uint32_t markers_ = 1;          // source: sent, by each lane; the first is its probe
+  bool unmarked_ = false;              // source: pages were posted after the last marker
   bool sealed_ = false;
   std::uint64_t written_ = 0;  // bytes
   std::deque<Frame> ahead_;    // destination: what came behind a message that waits for its marker

@@ -39,6 +39,17 @@ const RdmaPort* find_port(std::span<const RdmaPort> ports, const RdmaAddress& pe
   return found == ports.end() ? nullptr : &*found;
 }
 
+/// Whether the peer's queue pair answers.
+void probe(Wire& wire, RdmaEndpoint& endpoint) {
+  endpoint.post_marker();
+  while (endpoint.reap_sends() == 0) {
+    endpoint.arm();
+    if (endpoint.reap_sends() != 0) return;
+    wire.wait_for(endpoint.event_fd(), -1);
+    endpoint.drain_events();
+  }
+}
+
 }  // namespace
 
 RdmaEndpoints offer_endpoints(int tcp_socket, const RdmaOffer& offer) {
@@ -108,7 +119,7 @@ RdmaEndpoints connect_endpoints(Wire& wire, RdmaEndpoints offered,
     try {
       for (std::size_t i = 0; i < ours.size(); ++i) {
         ours[i]->connect(peers[i]);
-        RdmaChannel::probe(wire, *ours[i]);
+        probe(wire, *ours[i]);
       }
       std::ranges::move(ours, std::back_inserter(endpoints));
     } catch (const RdmaError&) {

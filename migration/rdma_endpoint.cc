@@ -115,6 +115,14 @@ void RdmaEndpoint::post_send(ibv_send_wr& chain) {
   if (const int error = ibv_post_send(pair_.get(), &chain, &bad)) fail_verb("ibv_post_send", error);
 }
 
+void RdmaEndpoint::post_marker() {
+  ibv_send_wr request{};
+  request.opcode = IBV_WR_SEND;
+  request.send_flags = IBV_SEND_SIGNALED;
+  request.wr_id = 1;
+  post_send(request);
+}
+
 namespace {
 
 /// Calls `each` for every completion that is there.

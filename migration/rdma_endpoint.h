@@ -29,6 +29,9 @@ class RdmaEndpoint {
   void disconnect() { pair_.reset(); }
 
   void post_send(ibv_send_wr& chain);
+  /// A SEND without bytes: it arrives after all that was posted before (IBTA 9.5), and completes as
+  /// one send.
+  void post_marker();
   /// The next `n` completions of sends / receives that are there, without waiting; throws RdmaError
   /// for the first that failed (the rest are flushes). Returns the sum of the sends' wr_id / their
   /// number.
