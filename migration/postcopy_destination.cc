@@ -124,7 +124,7 @@ void PostCopy::serve() {
     const bool stop = take_news();
     if (stop) throw Stopped();
     ask(pages_.take_faults());
-    if (pages_.left() == 0 && committed_) return say_arrived();
+    if (pages_.left() == 0 && told_running_) return say_arrived();
     if (wire_->frame_waiting()) {
       take_frame();
     } else if (!fetch()) {
@@ -155,6 +155,7 @@ bool PostCopy::take_news() {
     const std::lock_guard lock(mutex_);
     news.swap(outbox_);
   }
+  for (const auto& [kind, text] : news) told_running_ |= kind == MessageKind::kRunning;
   try {
     for (const auto& [kind, text] : news) wire_->send_json(kind, text);
     if (stop && committed_) wire_->send({.kind = MessageKind::kArrived});  // no more pages wanted

@@ -95,7 +95,8 @@ class PostCopy {
   Comeback comeback_;
   sys::EventFd wake_;  // something in the outbox, or stop_
   std::atomic<bool> stop_ = false;
-  bool confirmed_ = false;  // the source knows that all has arrived
+  bool told_running_ = false;  // Running went out, or was lost with its link: Arrived comes later
+  bool confirmed_ = false;     // the source knows that all has arrived
   std::thread thread_;
 };
 
