@@ -7,6 +7,8 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "migration/compression.h"
+
 namespace godwit::migration {
 
 using nlohmann::json;
@@ -30,6 +32,9 @@ std::uint64_t max_payload(MessageKind kind) {
     case MessageKind::kPages:
       return sizeof(std::uint64_t) + kMaxRangesInFrame * sizeof(memory::PageRange) +
              kMaxFramePages * memory::kPageSize;
+    case MessageKind::kCompressed:
+      return sizeof(std::uint64_t) + kMaxCompressedPages * sizeof(memory::PageRange) +
+             kMaxCompressedBytes;
     case MessageKind::kState:
     case MessageKind::kVerify:
     case MessageKind::kMissing:
@@ -104,6 +109,8 @@ const char* kind_name(MessageKind kind) {
       return "Join";
     case MessageKind::kMark:
       return "Mark";
+    case MessageKind::kCompressed:
+      return "Compressed";
   }
   return "unknown";
 }

@@ -17,6 +17,7 @@
 //     | Register {extents} ---------------------->  |  RDMA only, whenever new extents hold data
 //     |  <----------------------- Registered {rkeys}|
 //     | pages ===================================>  |  rounds: RDMA WRITE, or Pages and Zero frames
+//     |                                             |  TCP: Compressed frames where that was asked for and pays
 //     | Mark {number} on every further stream --->  |  the next message names it, and waits for it
 //     | Sync ------------------------------------>  |  TCP only, at the end of a round: what is still
 //     |  <---------------------------------- Synced |  on its way would count as downtime
@@ -105,6 +106,7 @@ enum class MessageKind : std::uint32_t {
   kResume,
   kJoin,
   kMark,
+  kCompressed,
 };
 
 struct FrameHeader {

@@ -6,6 +6,8 @@
 #include <array>
 #include <cstring>
 
+#include "migration/page_frames.h"
+
 namespace godwit::migration {
 
 using memory::kPageSize;
@@ -412,7 +414,7 @@ void RdmaChannel::release() { extents_.clear(); }
 
 RdmaChannel::Frame RdmaChannel::next_frame(int timeout_ms) {
   const FrameHeader header = wire_.receive_header(timeout_ms);
-  if (header.kind == MessageKind::kPages || header.kind == MessageKind::kZero) {
+  if (carries_pages(header.kind)) {
     throw ChannelError("the peer sent pages over TCP in an RDMA move");
   }
   return {header, wire_.receive_payload(header)};

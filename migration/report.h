@@ -52,7 +52,8 @@ struct Report {
   double throttle_ms = 0;         // how long it was throttled at all
   std::uint64_t ram_bytes = 0;
   std::uint64_t state_bytes = 0;
-  double cpu_source_ms = 0;  // of the source's process less its vCPUs, while moving
+  std::uint64_t wire_bytes = 0;  // that travelled from Begin on, compressed where they were
+  double cpu_source_ms = 0;      // of the source's process less its vCPUs, while moving
   double cpu_destination_ms = 0;
   double cpu_destination_rounds_ms = 0;  // of these, while pages came and the guest ran here
 

@@ -87,6 +87,7 @@ Source::End Source::run() {
   } catch (...) {
     error = std::current_exception();
   }
+  if (channel_) report_.wire_bytes = wire_bytes();
   report_.throttle_percent = throttle_.most();
   report_.throttle_ms = throttle_.ms();
   const End end = finish(error);
@@ -249,17 +250,23 @@ void Source::send_chunk(std::span<const PageRange> ranges) {
   if (ms > 0) progress_.throughput_mbps = static_cast<double>(report_.ram_bytes) * 8 / 1000 / ms;
 }
 
-// Keeps the average over the rounds at --max-bandwidth; the last round, with the guest paused, is
-// not held back.
+// Keeps the average over the rounds, of what travels, at --max-bandwidth; the last round, with the
+// guest paused, is not held back.
 void Source::pace(std::uint64_t bytes) {
   if (options_.max_bandwidth == 0 || paused_) return;
-  const double due_ms = static_cast<double>(report_.ram_bytes + bytes) * 8000 /
-                        static_cast<double>(options_.max_bandwidth);
-  const auto ahead_ms = [&] { return due_ms - (elapsed_ms() - report_.setup_ms); };
-  if (ahead_ms() <= 0) return;
+  if (options_.compress && report_.ram_bytes == 0) return;  // who knows what they come to
+  const auto ahead_ms = [&](double travelled) {
+    return travelled * 8000 / static_cast<double>(options_.max_bandwidth) -
+           (elapsed_ms() - report_.setup_ms);
+  };
+  if (ahead_ms(static_cast<double>(report_.ram_bytes + bytes) * wire_share_) <= 0) return;
   channel_->flush();  // what is on its way travels as fast as it can: that is no waiting
+  const auto sent = static_cast<double>(wire_bytes());
+  if (report_.ram_bytes > 0)
+    wire_share_ = std::min(1.0, sent / static_cast<double>(report_.ram_bytes));
+  const double due = sent + static_cast<double>(bytes) * wire_share_;
   const auto start = Clock::now();
-  for (double ahead = ahead_ms(); ahead > 0; ahead = ahead_ms()) {
+  for (double ahead = ahead_ms(due); ahead > 0; ahead = ahead_ms(due)) {
     stop_if_cancelled();
     if (options_.timeout_ms > 0 && elapsed_ms() > options_.timeout_ms)
       throw ChannelError("timed out");
@@ -267,6 +274,9 @@ void Source::pace(std::uint64_t bytes) {
   }
   held_ms_ += ms_since(start);
 }
+
+/// Since Begin, by all transports.
+std::uint64_t Source::wire_bytes() const { return wire_before_ + channel_->bytes_sent(); }
 
 void Source::switch_over() {
   set_phase("switching over");

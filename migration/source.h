@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "migration/channel.h"
+#include "migration/compression.h"
 #include "migration/convergence.h"
 #include "migration/page_server.h"
 #include "migration/protocol.h"
@@ -41,6 +42,7 @@ struct SourceOptions {
   bool verify = false;              // compare digests of RAM before commit
   unsigned max_throttle = 0;        // percent of the vCPUs' time, up to kMaxThrottle; 0: none
   unsigned streams = 0;      // connections for pages by TCP, up to kMaxStreams; 0: by the CPUs here
+  bool compress = false;     // pages by TCP, where that is faster
   unsigned rdma_ports = 1;   // of RDMA devices, up to kMaxRdmaPorts, where both ends have as many
   unsigned queue_pairs = 0;  // of each, up to kMaxQueuePairs; 0: by what the link carries
   const PinnedMemory* pinned = nullptr;  // of the machine; outlives the Source
@@ -85,6 +87,7 @@ class Source {
   bool begin_rdma(std::vector<std::unique_ptr<RdmaEndpoint>> endpoints, const Accept& accept,
                   std::string& why_not);
   unsigned streams_to_ask_for() const;
+  Compression compression(unsigned connections) const;
   void start_rounds();
   void copy_ram();
   void fall_back(const std::string& why);
@@ -92,6 +95,7 @@ class Source {
   std::uint64_t send_pass(const memory::PageBitmap& pending);
   void send_chunk(std::span<const memory::PageRange> ranges);
   void pace(std::uint64_t bytes);
+  std::uint64_t wire_bytes() const;
   void switch_over();
   void send_last_round(std::span<const std::byte> state);
   void leave_rest(std::span<const std::byte> state);
@@ -127,8 +131,10 @@ class Source {
   std::string token_;                   // shown by resume()
   std::unique_ptr<PageServer> server_;  // of what was left
   double sent_ms_ = 0;                  // of the rounds, for the rate
-  double held_ms_ = 0;                  // of these, held back by --max-bandwidth
-  std::uint64_t sent_before_ = 0;       // bytes that another transport has sent, which has failed
+  std::uint64_t wire_before_ = 0;       // bytes; modulo 2^64 it may be less than none
+  double wire_share_ = 1;          // of the bytes of pages that travel: compressed ones do less
+  double held_ms_ = 0;             // of these, held back by --max-bandwidth
+  std::uint64_t sent_before_ = 0;  // bytes that another transport has sent, which has failed
 
   std::atomic<bool> cancelled_ = false;
   mutable std::mutex mutex_;  // guards progress_, and wire_'s being there for cancel()

@@ -42,6 +42,7 @@ void Source::connect() {
   wire_->send_json(
       MessageKind::kBegin,
       encode(Begin{report_.transport, rdma_ == nullptr ? report_.streams : 1, report_.rdma_ports}));
+  wire_before_ = -channel_->bytes_sent();
   report_.setup_ms = elapsed_ms();
   const std::lock_guard lock(mutex_);
   progress_.transport = report_.transport;
@@ -52,6 +53,11 @@ unsigned Source::streams_to_ask_for() const {
   if (shared_ram_ || options_.mode == Mode::kPostCopy) return 1;
   if (options_.streams > 0) return std::min(options_.streams, kMaxStreams);
   return std::clamp(std::thread::hardware_concurrency(), 1u, kMostByDefault);
+}
+
+/// On each of so many connections.
+Compression Source::compression(unsigned connections) const {
+  return {options_.compress, static_cast<double>(options_.max_bandwidth) / 8 / connections};
 }
 
 // Says hello, and takes RDMA when both ends have it and it answers; else TCP, saying why.
@@ -103,7 +109,8 @@ void Source::choose_transport(Wire& wire) {
       join_streams(options_.to, accept.join, std::min(accept.streams, hello.streams) - 1);
   stop_if_cancelled();
   report_.streams = static_cast<unsigned>(streams.size() + 1);
-  channel_ = std::make_unique<TcpChannel>(wire, memory, Role::kSource, std::move(streams));
+  channel_ = std::make_unique<TcpChannel>(wire, memory, Role::kSource, std::move(streams),
+                                          compression(report_.streams));
 }
 
 // False where the queue pairs do not reach each other.
@@ -135,6 +142,7 @@ bool Source::begin_rdma(RdmaEndpoints endpoints, const Accept& accept, std::stri
 void Source::fall_back(const std::string& why) {
   if (options_.transport == Transport::kRdma) throw ChannelError(why);
   rdma_ = nullptr;
+  wire_before_ = wire_bytes();
   channel_.reset();
   wire_->send_json(MessageKind::kBegin, encode(Begin{"tcp"}));
   wire_->send({.kind = MessageKind::kSync});
@@ -145,7 +153,9 @@ void Source::fall_back(const std::string& why) {
   if (answer.kind != MessageKind::kSynced) {
     throw ChannelError(std::string("the peer sent ") + kind_name(answer.kind) + ", Synced was due");
   }
-  channel_ = std::make_unique<TcpChannel>(*wire_, machine_.memory(), Role::kSource);
+  channel_ = std::make_unique<TcpChannel>(*wire_, machine_.memory(), Role::kSource,
+                                          std::vector<Wire>(), compression(report_.streams));
+  wire_before_ -= channel_->bytes_sent();
   if (paused_) {
     machine_.lock_disks();
     disks_unlocked_ = false;

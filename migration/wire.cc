@@ -249,6 +249,11 @@ std::size_t Wire::unsent() const {
   return ::ioctl(fd(), SIOCOUTQNSD, &bytes) == 0 && bytes > 0 ? static_cast<std::size_t>(bytes) : 0;
 }
 
+std::size_t Wire::unacknowledged() const {
+  int bytes = 0;
+  return ::ioctl(fd(), SIOCOUTQ, &bytes) == 0 && bytes > 0 ? static_cast<std::size_t>(bytes) : 0;
+}
+
 void Wire::require_peer() {
   heed_peer();
   pollfd poll{fd(), POLLRDHUP, 0};

@@ -236,6 +236,7 @@ int migrate_command(const Words& words) {
              "up to that many RDMA ports, 1 to 4, where both ends have as many on one network", "1")
       .value("timeout", "TIME", "give the move up after that long; 0: never", "60s")
       .value("node", "SOCKET", "of the node that knows PEER, instead of the one of this host")
+      .flag("compress", "compress pages by TCP (zstd) where that is measured to be faster")
       .flag("verify",
             "compare digests of all memory before the commit: the guest stands still longer")
       .flag("resume", "go on with a move that has lost its link in post-copy; without --to")
@@ -268,6 +269,7 @@ int migrate_command(const Words& words) {
             {"max_bandwidth", options.rate("max-bandwidth")},
             {"timeout_ms", options.time_ns("timeout") / 1'000'000},
             {"verify", options.on("verify")},
+            {"compress", options.on("compress")},
             {"throttle_percent", options.count("throttle", 0, 95)},
             {"streams", options.count("streams", 0, 16)},
             {"rdma_ports", options.count("rdma-ports", 1, 4)}};

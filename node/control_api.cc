@@ -62,9 +62,9 @@ std::string text(const json& body, const char* field, const std::string& fallbac
 }
 
 MoveRequest move_request(const ApiRequest& request) {
-  const json body =
-      object(request, {"to", "transport", "mode", "downtime_limit_ms", "max_bandwidth",
-                       "timeout_ms", "throttle_percent", "verify", "streams", "rdma_ports"});
+  const json body = object(
+      request, {"to", "transport", "mode", "downtime_limit_ms", "max_bandwidth", "timeout_ms",
+                "throttle_percent", "verify", "streams", "rdma_ports", "compress"});
   MoveRequest move;
   move.to = text(body, "to", "");
   if (move.to.empty()) throw BadRequest("to is missing: HOST:PORT of a godwit receive");
@@ -84,6 +84,7 @@ MoveRequest move_request(const ApiRequest& request) {
   move.throttle_percent =
       static_cast<unsigned>(number(body, "throttle_percent", move.throttle_percent, kMaxThrottle));
   move.streams = static_cast<unsigned>(number(body, "streams", move.streams, kMaxStreams));
+  move.compress = boolean(body, "compress", move.compress);
   move.rdma_ports =
       static_cast<unsigned>(number(body, "rdma_ports", move.rdma_ports, kMaxRdmaPorts));
   if (move.rdma_ports == 0) throw BadRequest("rdma_ports must be at least 1");

@@ -34,6 +34,7 @@ struct MoveRequest {
   bool verify = false;                // compare digests of memory before the commit
   unsigned throttle_percent = 0;      // at most that much of the vCPUs' time, 0 to 95
   unsigned streams = 0;     // for pages: connections by TCP, queue pairs by RDMA; 0: by the host
+  bool compress = false;    // pages by TCP, where that is faster
   unsigned rdma_ports = 1;  // at most
 };
 

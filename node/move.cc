@@ -37,6 +37,7 @@ migration::SourceOptions source_options(const MoveRequest& request,
   options.verify = request.verify;
   options.max_throttle = request.throttle_percent;
   options.streams = request.streams;
+  options.compress = request.compress;
   options.rdma_ports = request.rdma_ports;
   options.pinned = pinned;
   return options;

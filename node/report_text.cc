@@ -113,9 +113,15 @@ std::string report_text(const json& report) {
   const json pages = part(report, "pages");
   const json bytes = part(report, "bytes");
   const json rounds = part(report, "rounds");
-  text += fmt::format("  sent       {} in {} rounds, {}\n", format_size(whole(bytes, "ram")),
+  text += fmt::format("  sent       {} in {} rounds, {}", format_size(whole(bytes, "ram")),
                       rounds.is_array() ? rounds.size() : 0,
                       format_rate(number(report, "throughput_mbps") * 1e6));
+  // What goes with the pages is some thousandths of them.
+  if (const double ram = number(bytes, "ram"), wire = number(bytes, "wire");
+      wire > 0 && wire < ram * 0.95) {
+    text += fmt::format(", compressed to {:.0f} %", wire / ram * 100);
+  }
+  text += '\n';
   text += fmt::format("  pages      {} sent, {} of them again; {} zero, {} never touched\n",
                       whole(pages, "sent"), whole(pages, "resent"), whole(pages, "zero"),
                       whole(pages, "hole"));

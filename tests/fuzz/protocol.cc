@@ -49,6 +49,13 @@ Bytes pages() {
   frame(bytes, MessageKind::kPages, payload);
   const std::uint64_t zero[] = {7, 1, 9, 3};
   frame(bytes, MessageKind::kZero, {reinterpret_cast<const char*>(zero), sizeof zero});
+  memory::GuestMemory memory(kPages * memory::kPageSize);
+  const memory::PageRange range{7, 1};
+  std::string compressed(24, 0);
+  std::memcpy(compressed.data(), list, sizeof list);
+  for (const std::byte byte : PageCompressor().compress(memory, {&range, 1}))
+    compressed += static_cast<char>(byte);
+  frame(bytes, MessageKind::kCompressed, compressed);
   frame(bytes, MessageKind::kRegister, {reinterpret_cast<const char*>(zero), sizeof zero});
   frame(bytes, MessageKind::kPing, "");
   frame(bytes, MessageKind::kSync, "");

@@ -78,6 +78,23 @@ class MoveTest(Case):
         self.assertGreater(report["bytes"]["state"], 1000)
         self.assertGreater(report["throughput_mbps"], 0)
 
+    def test_compressed_pages_are_sooner_there_over_a_slow_link(self):
+        rate, sent = {}, {}
+        for words in ((), ("--compress",)):
+            source = self.run_guest("pattern.elf", append="mib=24 rate=1 verify=0 tick=50")
+            self.visited(source, 24 * 256)
+            destination = self.receive()
+            report = self.move(source, destination, "--max-bandwidth", "100Mbit", *words)
+            rate[words] = report["throughput_mbps"]
+            sent[words] = report["bytes"]["wire"] / report["bytes"]["ram"]
+            self.assertTrue(destination.wait_ticks(3, 20))
+            self.no_corruption(source, destination)
+            destination.type("q")
+            self.ended(destination, 0)
+        self.assertGreater(sent[()], 0.99)
+        self.assertLess(sent["--compress",], 0.6)
+        self.assertGreater(rate["--compress",], rate[()] * 1.3)
+
     def test_a_guest_that_writes_faster_than_the_limit_lets_it_send_moves_or_goes_on(self):
         """Never neither: the move may fail by its time-out, then the guest goes on at the source."""
         source = self.run_guest("pattern.elf", append="mib=32 verify=0 tick=50")

@@ -29,6 +29,13 @@ TEST(ReportText, HasPredictionAndOutcomeSideBySide) {
       << text;
 }
 
+TEST(ReportText, SaysWhatCompressingHasSaved) {
+  json report{{"bytes", {{"ram", 100u << 20}, {"wire", 30u << 20}}}};
+  EXPECT_NE(report_text(report).find(", compressed to 30 %\n"), std::string::npos);
+  report["bytes"]["wire"] = 100u << 20;
+  EXPECT_EQ(report_text(report).find("compressed"), std::string::npos);
+}
+
 TEST(ProgressText, NamesRoundWhatIsLeftAndRate) {
   EXPECT_EQ(progress_text({{"phase", "rounds"},
                            {"round", 3},
