@@ -25,7 +25,6 @@ constexpr std::uint64_t kChunk =
 constexpr int kReadyTimeoutMs = 10000;    // it restores the state while the guest stands still
 constexpr int kRunningTimeoutMs = 10000;  // it lets the guest run
 constexpr milliseconds kPausedPatience{800};
-constexpr double kAssumedFixedMs = 8;  // of a switch-over beside sending pages
 
 double ms_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
@@ -146,7 +145,8 @@ void Source::copy_ram() {
       const Verdict verdict = judge(pending_.count());
       if (verdict.action == Verdict::Action::kGiveUp) throw ChannelError(verdict.why);
       post_copy_ = verdict.action == Verdict::Action::kPostCopy;
-      if (post_copy_ || verdict.action == Verdict::Action::kSwitchOver) return;
+      if (post_copy_) return watch_hot_pages();
+      if (verdict.action == Verdict::Action::kSwitchOver) return;
       throttle_.set(verdict.throttle);
     }
     const auto start = Clock::now();
@@ -159,13 +159,15 @@ void Source::copy_ram() {
   }
 }
 
+/// Of the rounds so far, if they have taken so long: bytes a millisecond.
+double Source::rate(double ms) const {
+  return ms > 0 ? static_cast<double>(report_.ram_bytes - sent_before_) / ms : 0;
+}
+
 // What to do at the end of a round, by all that is known of the rounds so far.
 Verdict Source::judge(std::uint64_t dirty_pages) {
   Round& last = report_.rounds.back();
   last.dirty_pages = dirty_pages;
-  const auto rate = [this](double ms) {
-    return ms > 0 ? static_cast<double>(report_.ram_bytes - sent_before_) / ms : 0;
-  };
   const RoundFacts facts{.dirty_bytes = dirty_pages * kPageSize,
                          .bytes_per_ms = rate(sent_ms_),
                          .unheld_per_ms = rate(sent_ms_ - held_ms_),

@@ -80,6 +80,7 @@ class Source {
   const Report& report() const { return report_; }
 
  private:
+  static constexpr double kAssumedFixedMs = 8;  // of a switch-over beside sending pages
   using Clock = std::chrono::steady_clock;
 
   void connect();
@@ -91,6 +92,7 @@ class Source {
   void start_rounds();
   void copy_ram();
   void fall_back(const std::string& why);
+  double rate(double ms) const;
   Verdict judge(std::uint64_t dirty_pages);
   std::uint64_t send_pass(const memory::PageBitmap& pending);
   void send_chunk(std::span<const memory::PageRange> ranges);
@@ -98,7 +100,9 @@ class Source {
   std::uint64_t wire_bytes() const;
   void switch_over();
   void send_last_round(std::span<const std::byte> state);
+  void watch_hot_pages();
   void leave_rest(std::span<const std::byte> state);
+  void send_hot_pages(const memory::PageBitmap& hot, memory::PageBitmap& missing);
   void serve_rest();
   void reconnect();
   End finish(const std::exception_ptr& error);

@@ -488,7 +488,8 @@ TEST(Move, AGuestThatDirtiesFasterThanTheLinkCarriesMovesByHybridAndNotByPreCopy
   ASSERT_EQ(moved.end, Source::End::kMoved) << moved.report.reason << " / " << moved.why;
   EXPECT_LT(std::chrono::steady_clock::now() - start, 10s);
   EXPECT_TRUE(moved.report.postcopy.used);
-  EXPECT_LE(moved.report.rounds.size(), 3u);
+  EXPECT_LE(moved.report.rounds.size(), 4u);
+  EXPECT_GT(moved.report.rounds.back().pages, 0u) << "no page that it needs at once went along";
   expect_all_there(moved, console);
 }
 
