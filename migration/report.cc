@@ -16,6 +16,14 @@ double Report::throughput_mbps() const {
   return ms > 0 ? static_cast<double>(bytes) * 8 / 1000 / ms : 0;
 }
 
+json to_json(const Prediction& prediction) {
+  return {{"total_ms", prediction.total_ms},
+          {"downtime_ms", prediction.downtime_ms},
+          {"rounds", prediction.rounds},
+          {"throttle_percent", prediction.throttle},
+          {"postcopy", prediction.post_copy}};
+}
+
 json to_json(const Report& report) {
   json rounds = json::array();
   for (const Round& round : report.rounds) {
@@ -39,8 +47,7 @@ json to_json(const Report& report) {
         {"verify_ms", report.verify_ms},
         {"state_ms", report.state_ms},
         {"resume_ms", report.resume_ms}}},
-      {"predicted",
-       {{"total_ms", report.predicted.total_ms}, {"downtime_ms", report.predicted.downtime_ms}}},
+      {"predicted", to_json(report.predicted)},
       {"rounds", rounds},
       {"pages",
        {{"sent", report.pages.sent},

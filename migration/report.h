@@ -15,6 +15,15 @@ struct Round {
   std::uint64_t dirty_pages = 0;  // found dirty at its end
 };
 
+/// How a move is expected to end.
+struct Prediction {
+  double total_ms = 0;  // of the move, from its beginning
+  double downtime_ms = 0;
+  unsigned rounds = 0;    // in all, the last one not counted, for which the guest stands still
+  unsigned throttle = 0;  // percent, in the end
+  bool post_copy = false;
+};
+
 struct Report {
   std::string status;     // "completed", "failed", "cancelled", "in-doubt", "postcopy-paused"
   std::string reason;     // why not completed; one line
@@ -30,10 +39,7 @@ struct Report {
   double state_ms =
       0;  // saving, sending and restoring the state, and whatever pages still travelled
   double resume_ms = 0;  // from commit to the guest running
-  struct {
-    double total_ms = 0;
-    double downtime_ms = 0;
-  } predicted;  // after the first round; 0: nothing was
+  Prediction predicted;  // after the first round; all 0: nothing was
   std::vector<Round> rounds;
   struct {
     std::uint64_t sent = 0;    // pages that travelled, repeats included
@@ -72,6 +78,7 @@ struct Progress {
   double elapsed_ms = 0;
 };
 
+nlohmann::json to_json(const Prediction& prediction);
 nlohmann::json to_json(const Report& report);
 nlohmann::json to_json(const Progress& progress);
 

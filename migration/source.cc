@@ -158,6 +158,16 @@ void Source::copy_ram() {
   }
 }
 
+/// What a decision goes by that does not change from round to round.
+RoundFacts Source::wishes() const {
+  return {.fixed_ms = kAssumedFixedMs,
+          .downtime_limit_ms = options_.downtime_limit_ms,
+          .timeout_ms = options_.timeout_ms,
+          .data_bytes = static_cast<double>(machine_.memory().populated_bytes()),
+          .max_throttle = options_.max_throttle,
+          .may_post_copy = options_.mode == Mode::kHybrid};
+}
+
 // What to do at the end of a round, by all that is known of the rounds so far.
 Verdict Source::judge(std::uint64_t dirty_pages) {
   Round& last = report_.rounds.back();
@@ -165,23 +175,21 @@ Verdict Source::judge(std::uint64_t dirty_pages) {
   const auto rate = [this](double ms) {
     return ms > 0 ? static_cast<double>(report_.ram_bytes - sent_before_) / ms : 0;
   };
-  const RoundFacts facts{.dirty_bytes = dirty_pages * kPageSize,
-                         .bytes_per_ms = rate(sent_ms_),
-                         .unheld_per_ms = rate(sent_ms_ - held_ms_),
-                         .fixed_ms = kAssumedFixedMs,
-                         .downtime_limit_ms = options_.downtime_limit_ms,
-                         .last_round_ms = last.ms,
-                         .elapsed_ms = elapsed_ms(),
-                         .timeout_ms = options_.timeout_ms,
-                         .rounds = report_.rounds,
-                         .throttled = throttle_.percent(),
-                         .max_throttle = options_.max_throttle,
-                         .may_post_copy = options_.mode == Mode::kHybrid};
+  RoundFacts facts = wishes();
+  facts.dirty_bytes = dirty_pages * kPageSize;
+  facts.bytes_per_ms = rate(sent_ms_);
+  facts.unheld_per_ms = rate(sent_ms_ - held_ms_);
+  facts.last_round_ms = last.ms;
+  facts.elapsed_ms = elapsed_ms();
+  facts.rounds = report_.rounds;
+  facts.curve = std::move(curve_);
+  facts.throttled = throttle_.percent();
+  add_round(facts);
   Verdict verdict = decide(facts);
   if (report_.rounds.size() == 1) {
-    const Prediction prediction = predict(facts).value_or(Prediction{});
-    report_.predicted = {prediction.total_ms, prediction.downtime_ms};
+    report_.predicted = predict(facts, facts.curve).end.value_or(Prediction{});
   }
+  curve_ = std::move(facts.curve);
   const std::lock_guard lock(mutex_);
   progress_.dirty_mbps =
       last.ms > 0 ? static_cast<double>(dirty_pages * kPageSize) * 8 / 1000 / last.ms : 0;

@@ -81,6 +81,7 @@ class Source {
   void start_rounds();
   void copy_ram();
   void fall_back(const std::string& why);
+  RoundFacts wishes() const;
   Verdict judge(std::uint64_t dirty_pages);
   std::uint64_t send_pass(const memory::PageBitmap& pending);
   void send_chunk(std::span<const memory::PageRange> ranges);
@@ -119,6 +120,7 @@ class Source {
   bool runs_there_ = false;             // the destination has said so
   std::string token_;                   // shown by resume()
   std::unique_ptr<PageServer> server_;  // of what was left
+  DirtyCurve curve_;                    // of the guest, as the rounds have shown it
   double sent_ms_ = 0;                  // of the rounds, for the rate
   double held_ms_ = 0;                  // of these, held back by --max-bandwidth
   std::uint64_t sent_before_ = 0;       // bytes that another transport has sent, which has failed
