@@ -24,6 +24,7 @@ namespace {
 constexpr int kHelloTimeoutMs = 10000;
 constexpr int kCommitTimeoutMs = 30000;  // the source commits at once, or is gone
 constexpr std::chrono::milliseconds kPausedPatience{800};
+constexpr std::chrono::seconds kLongestDryRun{60};
 
 /// What nobody can guess who has not heard it: 128 bits.
 std::string random_token() {
@@ -52,7 +53,11 @@ std::unique_ptr<vmm::Machine> Destination::run() {
   wire_.greet();
   try {
     prepare();
-    take_guest();
+    if (dry_run_) {
+      rehearse();
+    } else {
+      take_guest();
+    }
   } catch (const std::exception& error) {
     // The guest may have run for a moment: no word, so that the source does not run it as well.
     if (resuming_) throw;
@@ -60,6 +65,7 @@ std::unique_ptr<vmm::Machine> Destination::run() {
     throw;
   }
   channel_.reset();
+  if (dry_run_) return nullptr;
   return std::move(machine_);
 }
 
@@ -94,11 +100,13 @@ void Destination::prepare() {
     throw ChannelError(fmt::format("the peer sent {}, Hello was due", kind_name(header.kind)));
   }
   Hello hello = decode_hello(wire_.receive_payload(header));
+  dry_run_ = hello.dry_run;
   wire_.set_deadline(std::nullopt);
+  if (dry_run_) wire_.set_deadline(Wire::Clock::now() + kLongestDryRun);
   if (const std::string why = vmm::Machine::refusal(hello.requirements); !why.empty()) {
     throw ChannelError(why);
   }
-  options_.admit(hello.machine);
+  options_.admit(hello.machine, dry_run_);
   max_bandwidth_ = hello.max_bandwidth;
   const bool shared_ram = static_cast<bool>(options_.ram);
   Accept accept;
@@ -164,6 +172,42 @@ void Destination::prepare() {
   }
 }
 
+// Pages land in RAM that nobody will use, and the switch-over is gone through with a machine that
+// has never run. The disks are the source's all the time.
+void Destination::rehearse() {
+  const auto next = [this] {
+    Message message = channel_->receive(-1);
+    if (message.kind == MessageKind::kAbort)
+      throw ChannelError("the source gave up: " + decode_reason(message.payload));
+    return message;
+  };
+  Message message = next();
+  while (message.kind == MessageKind::kBegin) {
+    begin_anew(message);
+    message = next();
+  }
+  if (message.kind != MessageKind::kRehearse) {
+    throw ChannelError(
+        fmt::format("the peer sent {} in a dry run, Rehearse was due", kind_name(message.kind)));
+  }
+  channel_->send(MessageKind::kState, machine_->save());
+  message = next();
+  if (message.kind != MessageKind::kState) {
+    throw ChannelError(
+        fmt::format("the peer sent {} in a dry run, State was due", kind_name(message.kind)));
+  }
+  restore_and_seal(message.payload);
+  channel_->send(MessageKind::kReady, {});
+}
+
+// The source has written its last page; to take its access away takes as long as the restore.
+void Destination::restore_and_seal(std::span<const std::byte> state) {
+  auto sealed = std::async(std::launch::async, [this] { channel_->seal(); });
+  machine_->restore(state);
+  if (!dry_run_) machine_->lock_disks();
+  sealed.get();
+}
+
 // RDMA has failed. Its queue pair goes before a page comes by TCP: none that is late can land.
 void Destination::begin_anew(const Message& begin) {
   const auto [transport, streams] = decode_begin(begin.payload);
@@ -219,11 +263,7 @@ void Destination::take_guest() {
   if (!handover.digests.empty()) require_same_memory(machine_->memory(), handover.digests);
   wire_.set_patience(kPausedPatience);
   options_.inspect(*machine_);
-  // The source has written its last page; to take its access away takes as long as the restore.
-  auto sealed = std::async(std::launch::async, [this] { channel_->seal(); });
-  machine_->restore(handover.state);
-  machine_->lock_disks();
-  sealed.get();
+  restore_and_seal(handover.state);
   pre_fault.reset();
   channel_->send(MessageKind::kReady, {});
   wire_.set_deadline(Wire::Clock::now() + std::chrono::milliseconds(kCommitTimeoutMs));

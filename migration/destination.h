@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "migration/channel.h"
@@ -22,8 +23,8 @@ class RdmaChannel;
 
 struct DestinationOptions {
   /// Called with what the guest is to be before anything is built: may change its name, and throws
-  /// to refuse it (what() is told to the peer).
-  std::function<void(vmm::MachineConfig&)> admit = [](vmm::MachineConfig&) {};
+  /// to refuse it (what() is told to the peer). `dry_run`: it will not come.
+  std::function<void(vmm::MachineConfig&, bool dry_run)> admit = [](vmm::MachineConfig&, bool) {};
   vmm::ConsoleSink console;
   /// A memfd that is the guest's RAM already, for a source that hands it over: then the transport
   /// has to be "shared". Else none.
@@ -46,10 +47,12 @@ class Destination {
   /// thread.
   static void warm_up() noexcept;
 
-  /// Blocks until the guest runs here. Throws ChannelError when the peer gives up, goes, or breaks
-  /// the protocol, and what Machine throws when the guest cannot be here; the peer has been told
-  /// then.
+  /// Blocks until the guest runs here; null: it was a dry run, and nothing is left of it. Throws
+  /// ChannelError when the peer gives up, goes, or breaks the protocol, and what Machine throws
+  /// when the guest cannot be here; the peer has been told then.
   std::unique_ptr<vmm::Machine> run();
+  /// The peer has said that nothing is to move. Also once run() has thrown.
+  bool dry_run() const { return dry_run_; }
 
   /// After run(): what is left of the move, if memory of the guest is still to come; else null.
   std::unique_ptr<PostCopy> take_post_copy() { return std::move(post_copy_); }
@@ -69,6 +72,8 @@ class Destination {
   };
 
   void prepare();
+  void rehearse();
+  void restore_and_seal(std::span<const std::byte> state);
   void begin_anew(const Message& begin);
   Handover receive_handover(PreFault& pre_fault);
   void take_guest();
@@ -88,6 +93,7 @@ class Destination {
   std::uint64_t max_bandwidth_ = 0;
   std::string transport_;
   double cpu_before_ms_ = 0;
+  bool dry_run_ = false;
   bool resuming_ = false;
 };
 

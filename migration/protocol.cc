@@ -45,6 +45,7 @@ std::uint64_t max_payload(MessageKind kind) {
     case MessageKind::kSynced:
     case MessageKind::kArrived:
     case MessageKind::kMark:
+    case MessageKind::kRehearse:
       return 0;
     case MessageKind::kJoin:
       return sizeof(Join);
@@ -104,6 +105,8 @@ const char* kind_name(MessageKind kind) {
       return "Join";
     case MessageKind::kMark:
       return "Mark";
+    case MessageKind::kRehearse:
+      return "Rehearse";
   }
   return "unknown";
 }
@@ -253,9 +256,13 @@ vmm::MachineConfig machine_config(const json& from) {
 }  // namespace
 
 std::string encode(const Hello& hello) {
-  json body = {{"machine", to_json(hello.machine)},    {"requirements", hello.requirements},
-               {"data_bytes", hello.data_bytes},       {"postcopy", hello.postcopy},
-               {"max_bandwidth", hello.max_bandwidth}, {"streams", hello.streams}};
+  json body = {{"machine", to_json(hello.machine)},
+               {"requirements", hello.requirements},
+               {"data_bytes", hello.data_bytes},
+               {"postcopy", hello.postcopy},
+               {"max_bandwidth", hello.max_bandwidth},
+               {"streams", hello.streams},
+               {"dry_run", hello.dry_run}};
   if (hello.rdma) body["rdma"] = to_json(hello.rdma_address);
   return body.dump();
 }
@@ -292,6 +299,7 @@ Hello decode_hello(std::span<const std::byte> payload) {
     body.at("postcopy").get_to(hello.postcopy);
     get_number(body, "max_bandwidth", hello.max_bandwidth);
     hello.streams = streams(body);
+    body.at("dry_run").get_to(hello.dry_run);
     return hello;
   });
 }

@@ -43,6 +43,12 @@
 //     |  <------------------------------ Left {n}   |  RDMA only, for the source's progress
 //     |  <-------------------------------- Arrived  |  no page is missing
 //     | Arrived --------------------------------->  |  the source ends
+//   Dry run: Hello says so; as above to Begin, then:
+//     | pages, Sync ... =======================>  |  bursts, to measure the link
+//     | Rehearse ------------------------------>  |  saves its machine, which has never run
+//     |  <--------------------------------- State |
+//     | State --------------------------------->  |  the same: restores it, locks nothing
+//     |  <--------------------------------- Ready |  both ends are as they were before
 //   After a lost link, on a new connection to where the first one went:
 //     | Preamble, Resume {token, rdma} ---------->  |
 //     |  <----- Preamble, Accept {rdma}, Missing {bitmap} or Refuse {why}
@@ -71,7 +77,7 @@
 
 namespace godwit::migration {
 
-constexpr std::uint32_t kProtocolVersion = 6;
+constexpr std::uint32_t kProtocolVersion = 7;
 
 struct Preamble {
   char magic[8] = {'G', 'O', 'D', 'W', 'I', 'T', '\r', '\n'};
@@ -105,6 +111,7 @@ enum class MessageKind : std::uint32_t {
   kResume,
   kJoin,
   kMark,
+  kRehearse,
 };
 
 struct FrameHeader {
@@ -151,6 +158,7 @@ struct Hello {
   std::uint64_t max_bandwidth =
       0;                 // bits a second of what the destination fetches then; 0: no limit
   unsigned streams = 1;  // connections that the source would send pages by, 1 to kMaxStreams
+  bool dry_run = false;  // nothing is to move
 };
 
 struct Accept {

@@ -13,6 +13,7 @@
 
 #include "migration/channel.h"
 #include "migration/convergence.h"
+#include "migration/dry_run.h"
 #include "migration/page_server.h"
 #include "migration/protocol.h"
 #include "migration/report.h"
@@ -66,6 +67,10 @@ class Source {
   End resume();
   bool can_resume() const { return server_ && committed_; }
 
+  /// In the place of run(): connects, and measures what the move would depend on; nothing moves.
+  /// Blocks for about a second; never throws.
+  DryRun dry_run();
+
   /// Gives the move up if it is not committed yet. Any thread, any time.
   void cancel();
   Progress progress() const;
@@ -78,6 +83,11 @@ class Source {
   void connect();
   void choose_transport(Wire& wire);
   unsigned streams_to_ask_for() const;
+  void measure_link(DryRun& run);
+  void measure_guest(DryRun& run);
+  void wait_until(Clock::time_point due);
+  void rehearse_switch_over(DryRun& run);
+  void foretell(DryRun& run) const;
   void start_rounds();
   void copy_ram();
   void fall_back(const std::string& why);
@@ -113,6 +123,7 @@ class Source {
   std::unique_ptr<Channel> channel_;
   RdmaChannel* rdma_ = nullptr;  // channel_, where it goes by that
   Throttle throttle_;
+  bool dry_ = false;  // dry_run(), not run()
   bool paused_ = false;
   bool disks_unlocked_ = false;
   bool committed_ = false;

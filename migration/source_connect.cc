@@ -58,6 +58,7 @@ void Source::choose_transport(Wire& wire) {
       machine_.config(),     machine_.requirements(), 0, false, {}, options_.mode != Mode::kPreCopy,
       options_.max_bandwidth};
   hello.streams = streams_to_ask_for();
+  hello.dry_run = dry_;
   for (const PageRange& range : memory.populated({0, memory.pages()}))
     hello.data_bytes += range.bytes();
   std::unique_ptr<RdmaEndpoint> endpoint;

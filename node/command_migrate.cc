@@ -43,7 +43,8 @@ constexpr const char* kHelp =
     "--help,\n"
     "7 the link was lost in post-copy: the guest runs at the destination and waits for memory that "
     "is here;\n"
-    "  godwit migrate NAME --resume goes on, godwit stop --force at both ends gives the guest up.";
+    "  godwit migrate NAME --resume goes on, godwit stop --force at both ends gives the guest up,\n"
+    "8 with --dry-run: the move would not converge.";
 
 sigset_t interrupts() {
   sigset_t set;
@@ -157,7 +158,8 @@ std::string guest_of(const NodeClient& node, const std::string& name) {
 }
 
 int exit_code(const std::string& status) {
-  if (status == "completed") return kExitOk;
+  if (status == "completed" || status == "would-complete") return kExitOk;
+  if (status == "would-not-converge") return kExitWouldNotConverge;
   if (status == "cancelled") return kExitCancelled;
   if (status == "in-doubt") return kExitInDoubt;
   if (status == "postcopy-paused") return kExitPostCopyPaused;
@@ -186,6 +188,23 @@ void explain(const std::string& name, const json& report, int code) {
   fmt::print(stderr, "godwit: migrate: {}\n", line);
 }
 
+int tell_dry_run(const std::string& name, const std::string& to, const json& report, bool as_json) {
+  const int code = exit_code(report.value("status", "failed"));
+  if (code != kExitOk) {
+    fmt::print(stderr, "godwit: migrate: {} {} to {}: {}\n", name,
+               code == kExitWouldNotConverge ? "would not move" : "cannot move", to,
+               report.value("reason", ""));
+  }
+  if (as_json) {
+    fmt::print("{}\n", report.dump(2));
+  } else if (code == kExitOk) {
+    fmt::print("{} would move to {}\n{}", name, to, dry_run_text(report));
+  } else if (code == kExitWouldNotConverge) {
+    fmt::print("{}", dry_run_text(report));
+  }
+  return code;
+}
+
 int tell(const std::string& name, const std::string& to, const json& report, bool as_json) {
   const int code = exit_code(report.value("status", "failed"));
   if (code != kExitOk) explain(name, report, code);
@@ -199,6 +218,7 @@ int tell(const std::string& name, const std::string& to, const json& report, boo
 
 int resume(const Options& options) {
   if (options.has("to")) throw UsageError("--to: a resumed move goes where it went");
+  if (options.on("dry-run")) throw UsageError("--dry-run: of a move that has not begun");
   const ControlClient client(options.text("NAME"));
   const json report =
       move(client, [&] { return client.post("/v1/migration/resume", json::object()); });
@@ -233,6 +253,8 @@ int migrate_command(const Words& words) {
       .value("node", "SOCKET", "of the node that knows PEER, instead of the one of this host")
       .flag("verify",
             "compare digests of all memory before the commit: the guest stands still longer")
+      .flag("dry-run",
+            "nothing moves: measures the link and how fast the guest writes, and predicts the move")
       .flag("resume", "go on with a move that has lost its link in post-copy; without --to")
       .flag("json", "print the report as JSON")
       .argument("NAME");
@@ -264,7 +286,8 @@ int migrate_command(const Words& words) {
             {"timeout_ms", options.time_ns("timeout") / 1'000'000},
             {"verify", options.on("verify")},
             {"throttle_percent", options.count("throttle", 0, 95)},
-            {"streams", options.count("streams", 0, 16)}};
+            {"streams", options.count("streams", 0, 16)},
+            {"dry_run", options.on("dry-run")}};
   const NodeClient node(
       options.has("node") ? options.text("node") : runtime_directory() + "/node.api", nullptr);
   const ControlClient client(to_peer ? guest_of(node, options.text("NAME")) : options.text("NAME"));
@@ -274,7 +297,8 @@ int migrate_command(const Words& words) {
     body["guest"] = options.text("NAME");
     return node.request("POST", "/v1/moves", body, kMoveTimeout);
   });
-  return tell(client.name(), to, report, options.on("json"));
+  return options.on("dry-run") ? tell_dry_run(client.name(), to, report, options.on("json"))
+                               : tell(client.name(), to, report, options.on("json"));
 }
 
 }  // namespace godwit::node

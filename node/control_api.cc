@@ -63,7 +63,7 @@ std::string text(const json& body, const char* field, const std::string& fallbac
 MoveRequest move_request(const ApiRequest& request) {
   const json body =
       object(request, {"to", "transport", "mode", "downtime_limit_ms", "max_bandwidth",
-                       "timeout_ms", "throttle_percent", "verify", "streams"});
+                       "timeout_ms", "throttle_percent", "verify", "streams", "dry_run"});
   MoveRequest move;
   move.to = text(body, "to", "");
   if (move.to.empty()) throw BadRequest("to is missing: HOST:PORT of a godwit receive");
@@ -83,6 +83,7 @@ MoveRequest move_request(const ApiRequest& request) {
   move.throttle_percent =
       static_cast<unsigned>(number(body, "throttle_percent", move.throttle_percent, kMaxThrottle));
   move.streams = static_cast<unsigned>(number(body, "streams", move.streams, kMaxStreams));
+  move.dry_run = boolean(body, "dry_run", move.dry_run);
   return move;
 }
 

@@ -34,6 +34,7 @@ struct MoveRequest {
   bool verify = false;                // compare digests of memory before the commit
   unsigned throttle_percent = 0;      // at most that much of the vCPUs' time, 0 to 95
   unsigned streams = 0;               // connections for pages by TCP, 0: by the host's CPUs
+  bool dry_run = false;               // nothing moves: measures and predicts
 };
 
 struct SnapshotRequest {
@@ -57,7 +58,7 @@ class GuestControl {
   virtual void balloon(std::uint64_t bytes) = 0;
   /// The ACPI power button, or with `force` the end of the guest at once.
   virtual void stop(bool force) = 0;
-  /// Starts a move and returns.
+  /// Starts a move, or a dry run of one, and returns.
   virtual void migrate(const MoveRequest& request, MoveDone done) = 0;
   /// Goes on with a move that has lost its link in post-copy, and returns.
   virtual void resume_migration(MoveDone done) = 0;

@@ -9,7 +9,8 @@ using nlohmann::json;
 
 void Guest::migrate(const MoveRequest& request, MoveDone done) {
   begin_move(
-      "move", [&] { return std::make_unique<Move>(*machine_, request); }, std::move(done));
+      request.dry_run ? "try to move" : "move",
+      [&] { return std::make_unique<Move>(*machine_, request); }, std::move(done));
 }
 
 void Guest::upgrade(const std::string& program, MoveDone done) {
@@ -72,9 +73,10 @@ void Guest::run_move(const MoveDone& done, bool again) {
     const std::lock_guard lock(mutex_);
     consoles_.hurry(false);
     report = move_->report();
+    const bool dry_run = move_->dry_run();
     settle_move(end);
     report["guest_state"] = state_name();
-    last_report_ = report;
+    if (!dry_run) last_report_ = report;
     over = outcome_.has_value();
   }
   done(report);  // before the process may end

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "migration/dry_run.h"
 #include "migration/report.h"
 #include "migration/source.h"
 #include "node/host_port.h"
@@ -59,7 +60,7 @@ int shareable_ram(vmm::Machine& machine) {
 
 struct Move::Impl {
   Impl(vmm::Machine& machine, const MoveRequest& request)
-      : to(request.to), source(machine, source_options(request)) {}
+      : to(request.to), dry_run(request.dry_run), source(machine, source_options(request)) {}
   Impl(vmm::Machine& machine, const std::string& program, const std::vector<std::string>& words)
       : successor(std::in_place, program, words, shareable_ram(machine)),
         to(fmt::format("process {}", successor->pid())),
@@ -67,7 +68,9 @@ struct Move::Impl {
 
   std::optional<Successor> successor;
   std::string to;
+  const bool dry_run = false;
   migration::Source source;
+  nlohmann::json dry_report;
 };
 
 Move::Move(vmm::Machine& machine, const MoveRequest& request)
@@ -97,6 +100,10 @@ Move::End end_of(migration::Source::End end) {
 }  // namespace
 
 Move::End Move::run() {
+  if (impl_->dry_run) {
+    impl_->dry_report = to_json(impl_->source.dry_run());
+    return End::kHere;
+  }
   const migration::Source::End end = impl_->source.run();
   if (impl_->successor && end != migration::Source::End::kHere) impl_->successor->let_go();
   return end_of(end);
@@ -105,6 +112,8 @@ Move::End Move::run() {
 Move::End Move::resume() { return end_of(impl_->source.resume()); }
 
 bool Move::can_resume() const { return impl_->source.can_resume(); }
+
+bool Move::dry_run() const { return impl_->dry_run; }
 
 bool Move::in_post_copy() const { return impl_->source.progress().phase == "postcopy"; }
 
@@ -130,7 +139,7 @@ nlohmann::json Move::progress() const {
 }
 
 nlohmann::json Move::report() const {
-  nlohmann::json report = to_json(impl_->source.report());
+  nlohmann::json report = impl_->dry_run ? impl_->dry_report : to_json(impl_->source.report());
   report["to"] = impl_->to;
   return report;
 }

@@ -26,12 +26,14 @@ class Move {
   Move& operator=(const Move&) = delete;
 
   /// Blocks until the move has ended, one way or another; never throws. The machine belongs to the
-  /// calling thread until then. With kHere it is as it was before.
+  /// calling thread until then. With kHere, which a dry run always ends with, it is as it was
+  /// before.
   End run();
   /// After run() or this: goes on with a move whose link was lost in post-copy. As run().
   End resume();
   /// Whether resume() has a chance: the guest runs at the destination, or may.
   bool can_resume() const;
+  bool dry_run() const;
   /// The guest runs at the destination, and memory follows it. Any thread.
   bool in_post_copy() const;
 

@@ -160,7 +160,7 @@ class Node {
     nlohmann::json description;
     double load_before = 0;
   };
-  Leaving begin_move(const std::string& guest, const std::string& peer);
+  Leaving begin_move(const std::string& guest, const std::string& peer, bool dry_run = false);
   nlohmann::json send(const std::string& api, const nlohmann::json& settings,
                       std::string& why) const;
   void end_move(const std::string& guest, bool completed);

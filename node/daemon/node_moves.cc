@@ -181,7 +181,7 @@ void Node::launch(const std::string& guest, const std::string& peer, std::functi
   });
 }
 
-Node::Leaving Node::begin_move(const std::string& name, const std::string& peer) {
+Node::Leaving Node::begin_move(const std::string& name, const std::string& peer, bool dry_run) {
   const std::lock_guard lock(mutex_);
   ManagedGuest* guest = find(name);
   if (guest == nullptr || guest->reserved)
@@ -194,7 +194,9 @@ Node::Leaving Node::begin_move(const std::string& name, const std::string& peer)
   leaving.description["attributes"] = to_json(guest->attributes);
   const balancer::HostView self = self_view();
   leaving.load_before = self.forecast.mean / self.capacity;
-  if (guest->last_move > seconds() - kUndone && guest->left == peer) ++counters_["moves_undone"];
+  if (!dry_run && guest->last_move > seconds() - kUndone && guest->left == peer) {
+    ++counters_["moves_undone"];
+  }
   return leaving;
 }
 
@@ -241,7 +243,8 @@ void Node::conclude_record(std::uint64_t record, const json& outcome, double loa
 /// Reserves at the peer, moves, and sees to it that the reservation does not outlive the attempt.
 json Node::move_guest(const std::string& name, const std::string& peer, std::uint64_t record,
                       json settings) {
-  const Leaving leaving = begin_move(name, peer);
+  const bool dry_run = number_in(settings, "dry_run").value_or(0) != 0;
+  const Leaving leaving = begin_move(name, peer, dry_run);
   json report;
   std::string why;
   try {
@@ -260,7 +263,11 @@ json Node::move_guest(const std::string& name, const std::string& peer, std::uin
   }
   const bool completed = text_in(report, "status") == "completed";
   const std::lock_guard lock(mutex_);
-  end_move(name, completed);
+  if (dry_run) {
+    if (ManagedGuest* guest = find(name)) guest->moving = false;
+  } else {
+    end_move(name, completed);
+  }
   if (record != 0) {
     json outcome{{"status", text_in(report, "status").value_or("failed")}, {"reason", why}};
     for (const char* key : {"total_ms", "downtime_ms", "transport"})

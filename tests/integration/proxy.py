@@ -8,7 +8,7 @@ import threading
 KINDS = {name: number for number, name in enumerate(
     ("Hello", "Accept", "Refuse", "Begin", "Register", "Registered", "Pages", "Zero", "State", "Ready", "Commit",
      "Running", "Abort", "Ping", "Sync", "Synced", "Verify", "Missing", "Offer", "Fetch", "Left", "Arrived", "Resume", "Join",
-     "Mark"), 1)}
+     "Mark", "Rehearse"), 1)}
 NAMES = {number: name for name, number in KINDS.items()}
 PREAMBLE = struct.Struct("<8sII")
 HEADER = struct.Struct("<IIIIQ")

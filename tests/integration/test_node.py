@@ -455,6 +455,19 @@ class NodeTest(NodeCase):
         done = a.run("migrate", "g2", "--to", "b")
         self.assertEqual((done.returncode, done.stderr), (1, "godwit: migrate: no guest called g2 is here\n"))
 
+    def test_a_dry_run_leaves_no_trace_at_either_node(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
+        a.boot("g1", append="mib=4 rate=1 tick=50")
+        told = a.run("migrate", "g1", "--to", "b", "--dry-run", "--json")
+        self.assertEqual(told.returncode, 0, told.stderr)
+        self.assertEqual(json.loads(told.stdout)["status"], "would-complete")
+        self.eventually(lambda: b.guests() == {}, 10, "its place is kept")
+        self.assertEqual(list((b.folder / "lib/guests").iterdir()), [])
+        counters = a.get()["counters"]
+        self.assertEqual((counters["moves_completed"], counters["moves_failed"]), (0, 0))
+        self.assertIsNone(a.guests()["g1"]["last_move_age_s"])
+        self.assertEqual(a.run("migrate", "g1", "--to", "b").returncode, 0)
+
     def test_a_guest_comes_back_before_a_round_has_seen_it_leave(self):
         a, b = self.cluster("ab", a={"mode": "off", "interval": "3s"}, b={"mode": "off"})
         self.eventually(lambda: a.get()["peers"][0]["state"] == "alive", 10)

@@ -492,6 +492,74 @@ TEST(Move, AGuestThatDirtiesFasterThanTheLinkCarriesMovesByHybridAndNotByPreCopy
   expect_all_there(moved, console);
 }
 
+TEST(Move, OfADryRunNothingIsLeftAndTheMoveThatFollowsBearsItOut) {
+  Console console;
+  vmm::MachineConfig config = pattern_guest(2);
+  config.command_line += " rate=8";
+  vmm::Machine machine(config, console.sink());
+  machine.boot();
+  machine.resume();
+  ASSERT_TRUE(console.wait_for("tick 25"));
+  auto [listener, name] = testing::listen_on(address());
+  auto arriving = std::async(std::launch::async, [&, &from = listener] {
+    Destination destination(
+        testing::accept_from(from),
+        {.admit = [](vmm::MachineConfig&, bool dry_run) { EXPECT_TRUE(dry_run); },
+         .console = {},
+         .listener = sys::UniqueFd(::dup(from.get()))});
+    EXPECT_EQ(destination.run(), nullptr);
+    EXPECT_TRUE(destination.dry_run());
+    EXPECT_EQ(destination.transport(), kName);
+  });
+  Source source(machine, {.to = name, .transport = kTransport, .downtime_limit_ms = 500});
+  const DryRun run = source.dry_run();
+  arriving.get();
+  ASSERT_EQ(run.status, "would-complete") << run.reason;
+  EXPECT_EQ(run.transport, kName);
+  EXPECT_GE(run.populated_bytes, 4u << 20);
+  EXPECT_LE(run.data_bytes(), run.populated_bytes);
+  EXPECT_GT(run.link_bytes, 1u << 20);
+  EXPECT_GT(run.curve.points().size(), 3u) << "the machine is too busy to look at it that often";
+  EXPECT_GT(run.curve.points().back().bytes, run.curve.points().front().bytes);
+  EXPECT_GT(run.fixed_ms, 0);
+  EXPECT_GT(run.state_bytes, 1000u);
+  EXPECT_GT(run.predicted.rounds, 0u);
+  EXPECT_TRUE(machine.running());
+  EXPECT_TRUE(console.wait_for("tick ", console.text().size()));
+
+  SourceOptions options;
+  options.downtime_limit_ms = 500;
+  const Moved moved = move(machine, console.sink(), options);
+  ASSERT_EQ(moved.end, Source::End::kMoved) << moved.report.reason << " / " << moved.why;
+  EXPECT_EQ(moved.report.state_bytes, run.state_bytes);
+  const std::uint64_t first = moved.report.rounds.front().bytes;
+  EXPECT_LT(first, run.data_bytes() * 2);
+  EXPECT_GT(first, run.data_bytes() / 2);
+  EXPECT_EQ(console.text().find("CORRUPT"), std::string::npos) << console.text();
+}
+
+TEST(Move, ADryRunThatGoesOnLikeAMoveIsRefused) {
+  Console console;
+  vmm::Machine machine(pattern_guest(1), console.sink());
+  auto [source, destination_socket] = testing::tcp_pair(address());
+  auto arriving = std::async(std::launch::async, [&, &socket = destination_socket] {
+    Destination destination(std::move(socket), {});
+    EXPECT_THROW(destination.run(), ChannelError);
+    EXPECT_TRUE(destination.dry_run());
+  });
+  Wire wire(std::move(source));
+  wire.greet();
+  Hello hello;
+  hello.machine = machine.config();
+  hello.requirements = machine.requirements();
+  hello.dry_run = true;
+  wire.send_json(MessageKind::kHello, encode(hello));
+  EXPECT_EQ(wire.receive_header(20000).kind, MessageKind::kAccept);
+  wire.send_json(MessageKind::kBegin, encode(Begin{"tcp"}));
+  wire.send({.kind = MessageKind::kState});
+  arriving.get();
+}
+
 TEST(Move, CancelledItGoesOnWhereItWas) {
   Console console;
   vmm::Machine machine(pattern_guest(1), console.sink());

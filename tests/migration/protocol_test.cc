@@ -28,6 +28,7 @@ Hello hello() {
   hello.data_bytes = 4096;
   hello.rdma = true;
   hello.rdma_address = {7, 0xabcdef, 3, 5, true, std::vector<std::uint8_t>(16, 1)};
+  hello.dry_run = true;
   return hello;
 }
 
@@ -42,6 +43,7 @@ TEST(Protocol, AHelloSurvivesTheWire) {
   EXPECT_TRUE(got.rdma);
   EXPECT_EQ(got.rdma_address.packet_sequence, 0xabcdefu);
   EXPECT_EQ(got.rdma_address.gid, hello().rdma_address.gid);
+  EXPECT_TRUE(got.dry_run);
 }
 
 TEST(Protocol, ATruncatedOrMutatedHelloIsAnErrorOrAHello) {

@@ -17,9 +17,10 @@ void reset_world() { slot() = std::make_unique<FakeWorld>(); }
 struct Move::Impl {
   vmm::Machine& machine;
   std::string to;
+  bool dry_run = false;
 };
 Move::Move(vmm::Machine& machine, const MoveRequest& request)
-    : impl_(new Impl{machine, request.to}) {
+    : impl_(new Impl{machine, request.to, request.dry_run}) {
   if (request.to == "nonsense") throw BadRequest("to: nonsense is not HOST:PORT");
 }
 Move::Move(vmm::Machine& machine, const std::string& program, const std::vector<std::string>& words)
@@ -44,6 +45,7 @@ Move::End Move::resume() {
   return End::kMoved;
 }
 bool Move::can_resume() const { return world().move_end == End::kPaused; }
+bool Move::dry_run() const { return impl_->dry_run; }
 bool Move::in_post_copy() const { return false; }
 void Move::cancel() {
   const std::lock_guard lock(world().mutex);
