@@ -20,6 +20,7 @@ std::uint64_t max_payload(MessageKind kind) {
     case MessageKind::kRunning:
     case MessageKind::kAbort:
     case MessageKind::kResume:
+    case MessageKind::kNever:
       return kMaxJson;
     case MessageKind::kRegister:
     case MessageKind::kZero:
@@ -107,6 +108,8 @@ const char* kind_name(MessageKind kind) {
       return "Mark";
     case MessageKind::kRehearse:
       return "Rehearse";
+    case MessageKind::kNever:
+      return "Never";
   }
   return "unknown";
 }
@@ -270,6 +273,7 @@ std::string encode(const Hello& hello) {
 std::string encode(const Accept& accept) {
   json body = {{"rdma_reason", accept.rdma_reason},
                {"token", accept.token},
+               {"disks_tell", accept.disks_tell},
                {"streams", accept.streams},
                {"join", accept.join}};
   if (accept.rdma) body["rdma"] = to_json(accept.rdma_address);
@@ -309,6 +313,7 @@ Accept decode_accept(std::span<const std::byte> payload) {
     Accept accept;
     body.at("rdma_reason").get_to(accept.rdma_reason);
     get_text(body, "token", kMaxToken, accept.token);
+    body.at("disks_tell").get_to(accept.disks_tell);
     accept.streams = streams(body);
     get_text(body, "join", kMaxToken, accept.join);
     if (accept.streams > 1 && accept.join.size() != kJoinToken) out_of_range("join");

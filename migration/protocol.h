@@ -30,6 +30,7 @@
 //     |     until here any failure leaves the guest at the source
 //     | Commit ---------------------------------->  |  from here the source never runs it by itself
 //     |  <------------------------- Running {cost}  |
+//     | Arrived --------------------------------->  |  the source knows, and ends
 //
 //   Post-copy: Hello says that it may come to that. Then, in the place of the last pages:
 //     |   (guest paused, disks unlocked)            |
@@ -51,14 +52,19 @@
 //     |  <--------------------------------- Ready |  both ends are as they were before
 //   After a lost link, on a new connection to where the first one went:
 //     | Preamble, Resume {token, rdma} ---------->  |
-//     |  <----- Preamble, Accept {rdma}, Missing {bitmap} or Refuse {why}
+//     |  <------ Preamble, Refuse {why}             |  says who does not know the token: no answer
+//     |  <-------------------------- Never {why}    |  was not told to run the guest, and will not
+//     |  <------------------------- Running {cost}  |  it runs with all of its memory
+//     | Arrived --------------------------------->  |  after either: the source knows
+//     |  <--------- Accept {rdma}, Missing {bitmap} |  post-copy: it runs without
 //     | Offer {extents, rkeys} ------------------>  |  RDMA only; then on as above
 // clang-format on
 //
 // Either end sends Ping while it waits, so that unacknowledged bytes betray a cut link to
 // TCP_USER_TIMEOUT; Pings are dropped by the receiver. A source that gives up before Commit sends
 // Abort {why}; a destination that cannot go on sends Refuse {why} at any time before Running, and
-// the source heeds it also while it sends pages.
+// the source heeds it also while it sends pages. A destination that was Ready and hears neither
+// Commit nor Abort stays for a while, to answer Resume with Never: nobody else can tell the source.
 //
 // Structured payloads are JSON of at most kMaxJson bytes and kMaxJsonDepth levels; integers on the
 // wire are little-endian (x86-64 only).
@@ -112,6 +118,7 @@ enum class MessageKind : std::uint32_t {
   kJoin,
   kMark,
   kRehearse,
+  kNever,
 };
 
 struct FrameHeader {
@@ -165,7 +172,8 @@ struct Accept {
   bool rdma = false;
   RdmaAddress rdma_address;
   std::string rdma_reason;  // why not, when it is false and was offered
-  std::string token;        // what a source shows that comes back after a lost link; post-copy only
+  std::string token;  // what a source shows that comes back after a lost link; empty: it cannot
+  bool disks_tell = false;  // Machine's: who gets the guest marks its disks before it runs
   unsigned streams = 1;     // at most as many as asked for
   std::string join;         // Join's token, of kJoinToken characters, where `streams` is above 1
 };

@@ -65,6 +65,22 @@ json to_json(const Report& report) {
       {"cpu_ms", {{"source", report.cpu_source_ms}, {"destination", report.cpu_destination_ms}}}};
 }
 
+namespace {
+
+json to_json(const Progress::Doubt& doubt) {
+  if (!doubt.since) return {};
+  const auto ago = [](std::chrono::steady_clock::time_point then) {
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - then)
+        .count();
+  };
+  return {{"for_ms", ago(*doubt.since)},
+          {"attempts", doubt.attempts},
+          {"last_attempt_ago_ms", doubt.last_attempt ? json(ago(*doubt.last_attempt)) : json()},
+          {"last_error", doubt.last_error}};
+}
+
+}  // namespace
+
 json to_json(const Progress& progress) {
   return {{"phase", progress.phase},
           {"transport", progress.transport},
@@ -76,7 +92,8 @@ json to_json(const Progress& progress) {
           {"throttle_percent", progress.throttle_percent},
           {"predicted_downtime_ms", progress.predicted_downtime_ms},
           {"downtime_limit_ms", progress.downtime_limit_ms},
-          {"elapsed_ms", progress.elapsed_ms}};
+          {"elapsed_ms", progress.elapsed_ms},
+          {"doubt", to_json(progress.doubt)}};
 }
 
 }  // namespace godwit::migration

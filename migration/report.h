@@ -1,8 +1,10 @@
 // What a move did, for people and for scripts. Times in milliseconds, sizes in bytes.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -76,6 +78,14 @@ struct Progress {
   double predicted_downtime_ms = 0;
   double downtime_limit_ms = 0;
   double elapsed_ms = 0;
+  /// Of a move whose Commit went unanswered.
+  struct Doubt {
+    using TimePoint = std::chrono::steady_clock::time_point;
+    std::optional<TimePoint> since;  // none: it is in no doubt
+    unsigned attempts = 0;           // to find out
+    std::optional<TimePoint> last_attempt;
+    std::string last_error;  // why it is not known yet
+  } doubt;
 };
 
 nlohmann::json to_json(const Prediction& prediction);

@@ -101,6 +101,11 @@ Source::End Source::finish(const std::exception_ptr& error) {
     if (error) std::rethrow_exception(error);
   } catch (const std::exception& why) {
     report_.reason = why.what();
+    if (!runs_there_ && dynamic_cast<const PeerGaveUp*>(&why) != nullptr) {
+      // Even after Commit: it says so only if it has not let the guest run.
+      const std::lock_guard lock(mutex_);
+      committed_ = false;
+    }
     const bool cancelled = cancelled_ && !committed_;
     report_.status = runs_there_  ? "postcopy-paused"
                      : committed_ ? "in-doubt"
@@ -119,6 +124,10 @@ Source::End Source::finish(const std::exception_ptr& error) {
   wire_.reset();
   if (!error) return End::kMoved;
   progress_.phase = report_.status;
+  if (committed_ && !runs_there_) {
+    progress_.doubt.since = Clock::now();
+    progress_.doubt.last_error = report_.reason;
+  }
   return runs_there_ ? End::kPaused : committed_ ? End::kInDoubt : End::kHere;
 }
 
@@ -286,6 +295,7 @@ void Source::switch_over() {
   machine_.pause();
   disks_unlocked_ = true;
   machine_.unlock_disks();
+  if (disks_tell_) stamps_ = machine_.disk_stamps();
   report_.pause_ms = ms_since(pause_start);
 
   // State first: on old kernels saving it dirties pages that no running vCPU would report.
@@ -311,6 +321,16 @@ void Source::switch_over() {
   report_.resume_ms = ms_since(commit_start);
   report_.downtime_ms = ms_since(pause_start);
   report_.cpu_destination_ms = running.cpu_ms;
+  if (!server_ && !shared_ram_) confirm();
+}
+
+// The destination need not wait for this end to come and ask.
+void Source::confirm() noexcept {
+  try {
+    wire_->send({.kind = MessageKind::kArrived});
+  } catch (const std::exception&) {
+    // Then it waits.
+  }
 }
 
 void Source::send_last_round(std::span<const std::byte> state) {
@@ -369,10 +389,7 @@ Message Source::receive(int timeout_ms) {
     message = {header.kind, wire_->receive_payload(header)};
   }
   if (message.kind == MessageKind::kRefuse) {
-    // Even after Commit: it says so only if it has not let the guest run.
-    const std::lock_guard lock(mutex_);
-    committed_ = false;
-    throw ChannelError("the destination refused: " + decode_reason(message.payload));
+    throw PeerGaveUp("the destination refused: " + decode_reason(message.payload));
   }
   return message;
 }

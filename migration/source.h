@@ -8,6 +8,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@
 #include "migration/throttle.h"
 #include "migration/wire.h"
 #include "vmm/machine.h"
+#include "vmm/sys/event_fd.h"
 
 namespace godwit::migration {
 
@@ -61,11 +63,25 @@ class Source {
   /// Blocks until the move has ended; never throws. report() tells why.
   End run();
 
-  /// After run() or this has ended with kPaused, or with kInDoubt where can_resume(): goes back to
-  /// the destination, and on where the link was lost. The same thread rules and results as of
-  /// run().
+  /// After run() or this has ended with kPaused, or in post-copy ask() with kRuns: goes back to the
+  /// destination, and on where the link was lost. The same thread rules and results as of run().
   End resume();
-  bool can_resume() const { return server_ && committed_; }
+  bool can_resume() const { return server_ && runs_there_; }
+
+  // After run() has ended with kInDoubt. One thread at a time, but for stop_asking().
+  /// What became of the guest.
+  enum class Word { kNone, kRuns, kNever };
+  bool can_ask() const { return !token_.empty(); }
+  /// By a new connection to the destination. Takes some seconds at most. After kRuns in post-copy:
+  /// resume().
+  Word ask();
+  /// By the guest's disks, where they can tell (Machine::disks_tell()). With kNever this process
+  /// has their locks, and the destination cannot let the guest run any more.
+  Word ask_disks();
+  /// Makes ask() return kNone. From any thread.
+  void stop_asking();
+  /// It is known by now, as `why` says: for report().
+  void settle(bool there, const std::string& why);
 
   /// In the place of run(): connects, and measures what the move would depend on; nothing moves.
   /// Blocks for about a second; never throws.
@@ -101,8 +117,13 @@ class Source {
   void leave_rest(std::span<const std::byte> state);
   void serve_rest();
   void reconnect();
+  void call_back(std::chrono::milliseconds to_connect, std::chrono::milliseconds to_answer);
+  void take_up_rest(std::span<const std::byte> accept);
+  void hang_up();
+  void note_trouble(const std::string& why);
   End finish(const std::exception_ptr& error);
   void commit();
+  void confirm() noexcept;
   Message receive(int timeout_ms);
   Message expect(MessageKind kind, int timeout_ms);
   void roll_back() noexcept;
@@ -127,9 +148,13 @@ class Source {
   bool paused_ = false;
   bool disks_unlocked_ = false;
   bool committed_ = false;
-  bool post_copy_ = false;              // what the rounds have left goes when the guest runs there
-  bool runs_there_ = false;             // the destination has said so
-  std::string token_;                   // shown by resume()
+  bool post_copy_ = false;            // what the rounds have left goes when the guest runs there
+  bool runs_there_ = false;           // the destination has said so
+  std::string token_;                 // shown by ask() and resume()
+  bool disks_tell_ = false;           // whether the guest has run there
+  std::vector<std::int64_t> stamps_;  // of the disks, as it left them
+  unsigned sightings_ = 0;            // of who has their locks, in doubt
+  sys::EventFd stop_asking_;
   std::unique_ptr<PageServer> server_;  // of what was left
   DirtyCurve curve_;                    // of the guest, as the rounds have shown it
   double sent_ms_ = 0;                  // of the rounds, for the rate

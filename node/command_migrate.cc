@@ -39,8 +39,9 @@ constexpr const char* kHelp =
     "Exit codes: 0 the guest runs at the destination, 1 failed before the move began, 2 wrong "
     "usage,\n"
     "3 the move failed and the guest goes on here, 4 it was cancelled and the guest goes on here,\n"
-    "5 the connection was lost while committing: the guest is stopped here, see godwit resolve "
-    "--help,\n"
+    "5 the connection was lost while committing: the guest is stopped here until the destination, "
+    "its "
+    "disks\n  or godwit resolve tell where it runs,\n"
     "7 the link was lost in post-copy: the guest runs at the destination and waits for memory that "
     "is here;\n"
     "  godwit migrate NAME --resume goes on, godwit stop --force at both ends gives the guest up,\n"
@@ -171,8 +172,8 @@ void explain(const std::string& name, const json& report, int code) {
   std::string line = report.value("reason", "");
   if (code == kExitInDoubt) {
     line += fmt::format(
-        "; {0} is stopped here and may run at {1}: look there, then say godwit resolve {0} "
-        "--here or --there",
+        "; {0} is stopped here and may run at {1}, which is asked as long as it takes: godwit "
+        "status {0} shows it, and godwit resolve {0} --here or --there decides",
         name, report.value("to", "the destination"));
   } else if (code == kExitPostCopyPaused) {
     line += fmt::format(
@@ -255,7 +256,10 @@ int migrate_command(const Words& words) {
             "compare digests of all memory before the commit: the guest stands still longer")
       .flag("dry-run",
             "nothing moves: measures the link and how fast the guest writes, and predicts the move")
-      .flag("resume", "go on with a move that has lost its link in post-copy; without --to")
+      .flag(
+          "resume",
+          "go on with a move that has lost its link in post-copy, or in doubt ask at once; without "
+          "--to")
       .flag("json", "print the report as JSON")
       .argument("NAME");
   if (!options.parse(words)) return kExitOk;

@@ -81,8 +81,8 @@ class Reception {
   Reception(const Options& options, const ConsoleConfigs& console)
       : options_(options), console_(console), arrival_(arrival(options)), consoles_(console) {}
 
-  /// False when it was only a dry run, whatever came of it. Throws when the guest stays where it
-  /// was.
+  /// False when no guest was to come: it was a dry run, whatever came of it, or a stranger. Throws
+  /// when one was, and stays where it was.
   bool take(sys::UniqueFd connection, sys::UniqueFd ram, sys::UniqueFd listener,
             Interruption& interruption) {
     migration::DestinationOptions destination_options;
@@ -99,8 +99,11 @@ class Reception {
       machine = destination.run();
     } catch (const std::exception& error) {
       interruption.watch(nullptr);
-      if (!destination.dry_run() || interruption.signal() != 0) throw;
-      fmt::print(stderr, "godwit: receive: a dry run failed: {}; still listening\n", error.what());
+      if (interruption.signal() != 0) throw;
+      if (destination.source_may_ask()) await_question(destination, error.what(), interruption);
+      if (destination.introduced() && !destination.dry_run()) throw;
+      fmt::print(stderr, "godwit: receive: {}{}; still listening\n",
+                 destination.dry_run() ? "a dry run failed: " : "", error.what());
       return false;
     }
     interruption.watch(nullptr);
@@ -109,6 +112,7 @@ class Reception {
                  name_, destination.transport());
       return false;
     }
+    witness_ = destination.take_witness();
     auto post_copy = destination.take_post_copy();
     const bool memory_follows = post_copy != nullptr;
     guest_->arrived(std::move(machine), std::move(post_copy));
@@ -135,6 +139,17 @@ class Reception {
   }
 
  private:
+  /// Nobody else can tell the source that its guest will not run here.
+  void await_question(migration::Destination& destination, const std::string& why,
+                      const Interruption& interruption) {
+    fmt::print(stderr,
+               "godwit: receive: {}; {} will not run here: waiting for the other host to ask, for "
+               "10 minutes at most\n",
+               why, name_);
+    guest_->refused();
+    destination.deny_to_source(interruption.event());
+  }
+
   void admit(vmm::MachineConfig& config, bool dry_run) {
     if (options_.has("name")) config.name = options_.text("name");
     if (const std::string why = name_complaint(config.name); !why.empty()) {
@@ -168,7 +183,8 @@ class Reception {
   std::string kernel_;
   Consoles consoles_;
   std::optional<Guest> guest_;
-  std::optional<Serving> serving_;  // after guest_: it goes first
+  std::optional<Serving> serving_;               // after guest_: it goes first
+  std::unique_ptr<migration::Witness> witness_;  // where the source may not know that it is here
 };
 
 void await_guest(Reception& reception, const std::string& where, Interruption& interruption) {

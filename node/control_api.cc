@@ -16,6 +16,7 @@ namespace {
 
 constexpr std::uint64_t kMaxThrottle = 95;  // percent
 constexpr std::uint64_t kMaxStreams = 16;
+constexpr std::uint64_t kMaxWait = 3600 * 1000;                      // milliseconds
 constexpr std::uint64_t kMaxMilliseconds = 7ull * 24 * 3600 * 1000;  // a week
 
 std::string text_of(const json& value) {
@@ -186,8 +187,8 @@ void begin(GuestControl& guest, const ApiRequest& request, const ApiReply& reply
   try {
     if (request.target == "/v1/migrate") return guest.migrate(move_request(request), done);
     if (request.target == "/v1/migration/resume") {
-      object(request, {});
-      return guest.resume_migration(done);
+      const std::uint64_t wait = number(object(request, {"wait_ms"}), "wait_ms", 0, kMaxWait);
+      return guest.resume_migration(std::chrono::milliseconds(wait), done);
     }
     if (request.target == "/v1/upgrade") return guest.upgrade(program(request), done);
     guest.snapshot(snapshot_request(request), done);

@@ -113,6 +113,32 @@ Move::End Move::resume() { return end_of(impl_->source.resume()); }
 
 bool Move::can_resume() const { return impl_->source.can_resume(); }
 
+bool Move::can_ask() const { return impl_->source.can_ask(); }
+
+namespace {
+
+Move::Word word_of(migration::Source::Word word) {
+  switch (word) {
+    case migration::Source::Word::kRuns:
+      return Move::Word::kRuns;
+    case migration::Source::Word::kNever:
+      return Move::Word::kNever;
+    case migration::Source::Word::kNone:
+      break;
+  }
+  return Move::Word::kNone;
+}
+
+}  // namespace
+
+Move::Word Move::ask() { return word_of(impl_->source.ask()); }
+
+Move::Word Move::ask_disks() { return word_of(impl_->source.ask_disks()); }
+
+void Move::stop_asking() { impl_->source.stop_asking(); }
+
+void Move::settle(bool there, const std::string& why) { impl_->source.settle(there, why); }
+
 bool Move::dry_run() const { return impl_->dry_run; }
 
 bool Move::in_post_copy() const { return impl_->source.progress().phase == "postcopy"; }

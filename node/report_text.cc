@@ -86,6 +86,17 @@ std::string prediction_text(const json& predicted) {
   return text;
 }
 
+/// "in doubt for 12.3 s; asked 7 times, last 2.1 s ago: cannot connect to ..."
+std::string doubt_text(const json& doubt) {
+  std::string text = fmt::format("in doubt for {}; asked {} times",
+                                 format_time_ms(number(doubt, "for_ms")), whole(doubt, "attempts"));
+  if (part(doubt, "last_attempt_ago_ms").is_number()) {
+    text += fmt::format(", last {} ago", format_time_ms(number(doubt, "last_attempt_ago_ms")));
+  }
+  if (const std::string why = word(doubt, "last_error"); !why.empty()) text += ": " + why;
+  return text;
+}
+
 }  // namespace
 
 std::string progress_text(const json& progress) {
@@ -95,6 +106,7 @@ std::string progress_text(const json& progress) {
     return fmt::format("runs there, {} of its memory left",
                        format_size(whole(progress, "remaining_bytes")));
   }
+  if (const json doubt = part(progress, "doubt"); doubt.is_object()) return doubt_text(doubt);
   if (phase != "rounds") return phase.empty() ? "moving" : phase;
   std::string text = fmt::format("round {}, {} left, {}", whole(progress, "round"),
                                  format_size(whole(progress, "remaining_bytes")),

@@ -384,6 +384,63 @@ TEST_F(HalfMove, ADestinationThatEndsAfterCommitLeavesTheGuestInDoubtAndPaused) 
   EXPECT_EQ(report_.status, "in-doubt");
   EXPECT_FALSE(machine_.running());
 }
+
+/// What a source in doubt makes of whom it finds at the address of its destination.
+TEST_F(HalfMove, InDoubtOnlyWhoKnowsTheTokenIsBelieved) {
+  auto [listener, name] = testing::listen_on(address());
+  const std::string token(32, 'a');
+  const auto greeted = [&, &from = listener] {
+    Wire wire(testing::accept_from(from));
+    wire.greet();
+    return wire;
+  };
+  const auto commit_is_lost = [&] {
+    Wire wire = greeted();
+    wire.receive_payload(wire.receive_header(5000));
+    Accept accept;
+    accept.token = token;
+    wire.send_json(MessageKind::kAccept, encode(accept));
+    for (FrameHeader header; header.kind != MessageKind::kCommit;) {
+      header = wire.receive_header(5000);
+      wire.receive_payload(header);
+      if (header.kind == MessageKind::kSync) wire.send({.kind = MessageKind::kSynced});
+      if (header.kind == MessageKind::kState) wire.send({.kind = MessageKind::kReady});
+    }
+  };
+  Source source(machine_, {.to = name, .transport = kTransport});
+  {
+    const auto there = std::async(std::launch::async, commit_is_lost);
+    ASSERT_EQ(source.run(), Source::End::kInDoubt) << source.report().reason;
+  }
+  ASSERT_TRUE(source.can_ask());
+  const auto asked = [&](MessageKind kind, const std::string& text, bool hears = false) {
+    auto there = std::async(std::launch::async, [&, kind, text, hears] {
+      Wire wire = greeted();
+      const FrameHeader header = wire.receive_header(5000);
+      EXPECT_EQ(header.kind, MessageKind::kResume);
+      EXPECT_EQ(decode_resume(wire.receive_payload(header)).token, token);
+      wire.send_json(kind, text);
+      if (hears) {
+        EXPECT_EQ(wire.receive_header(5000).kind, MessageKind::kArrived);
+      }
+    });
+    const Source::Word word = source.ask();
+    there.get();
+    return word;
+  };
+  EXPECT_EQ(asked(MessageKind::kRefuse, encode_reason("who is it?")), Source::Word::kNone);
+  EXPECT_NE(source.progress().doubt.last_error.find("who is it?"), std::string::npos);
+  EXPECT_EQ(asked(MessageKind::kAccept, encode(Accept{})), Source::Word::kNone);
+  EXPECT_EQ(asked(MessageKind::kRunning, "nonsense"), Source::Word::kNone);
+  EXPECT_EQ(asked(MessageKind::kPing, ""), Source::Word::kNone) << "it says nothing at all";
+  EXPECT_EQ(source.progress().doubt.attempts, 4u);
+  EXPECT_FALSE(machine_.running());
+  EXPECT_EQ(asked(MessageKind::kNever, encode_reason("no"), true), Source::Word::kNever);
+  EXPECT_EQ(asked(MessageKind::kRunning, encode(Running{1, 7}), true), Source::Word::kRuns);
+  EXPECT_EQ(source.ask_disks(), Source::Word::kNone) << "it has none";
+  source.stop_asking();
+  EXPECT_EQ(source.ask(), Source::Word::kNone);
+}
 #endif
 
 TEST(Move, AGuestThatCannotConvergeStaysAndSaysWhy) {

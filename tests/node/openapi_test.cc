@@ -109,7 +109,9 @@ TEST(OpenApi, DescribesReportsAndProgressAsTheyAre) {
   json foretold = to_json(dry_run);
   foretold.update({{"to", "b:7070"}, {"guest_state", "running"}});
   expect_described(schemas, schemas["DryRunReport"], foretold, "dry run");
-  json progress = to_json(migration::Progress{});
+  migration::Progress doubtful;
+  doubtful.doubt.since = std::chrono::steady_clock::now();
+  json progress = to_json(doubtful);
   progress["to"] = "b:7070";
   expect_described(schemas, schemas["Progress"], progress, "progress");
   migration::SnapshotReport snapshot;
