@@ -45,7 +45,7 @@ class DryRunCase(Case):
 
     def move(self, *words):
         status, out, err = self.godwit("migrate", self.source.api, "--to", self.destination.address, "--transport",
-                                       self.transport, "--json", "--verify", *words, seconds=60)
+                                       self.transport, "--json", *words, seconds=60)
         self.assertEqual(status, 0, err)
         self.assertTrue(self.destination.wait_ticks(3, 20))
         self.no_corruption(self.source, self.destination)

@@ -15,7 +15,7 @@ import time
 import unittest
 from pathlib import Path
 
-from harness import BUILD, GODWIT, GUESTS, PATIENCE, ROOT, Process, failed
+from harness import BUILD, GODWIT, GUESTS, PATIENCE, ROOT, Process, failed, verified
 from proxy import Proxy
 
 HOLD = 2.0  # seconds that a load must last: hot_k samples of 100 ms
@@ -44,7 +44,7 @@ class Node:
         return [GODWIT, "node", "--config", self.folder / "node.json"]
 
     def run(self, command, *words):
-        return subprocess.run([GODWIT, command, "--node", self.socket, *map(str, words)], stdin=subprocess.DEVNULL,
+        return subprocess.run([GODWIT, *verified([command, "--node", self.socket, *words])], stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, timeout=140 * PATIENCE)
 
     def get(self, target="/v1/node"):
@@ -148,7 +148,7 @@ class NodeCase(unittest.TestCase):
         a.boot("g1", append="mib=4 rate=1 tick=50", memory="64M")
         # What it has not touched yet does not take long.
         self.eventually(lambda: a.guests()["g1"]["memory_used"] >= 4, 30, lambda: str(a.guests()))
-        mover = Process([GODWIT, "migrate", "g1", "--to", b.name, "--node", a.socket, "--max-bandwidth", "12Mbit"])
+        mover = Process([GODWIT, "migrate", "g1", "--to", b.name, "--node", a.socket, "--max-bandwidth", "12Mbit", "--verify"])
         self.addCleanup(mover.end)
         self.eventually(lambda: a.guests()["g1"]["state"] == "migrating", 10)
         return mover
