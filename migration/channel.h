@@ -20,6 +20,12 @@ class ChannelError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// The peer has said that it does not go on: Refuse or Abort.
+class PeerGaveUp : public ChannelError {
+ public:
+  using ChannelError::ChannelError;
+};
+
 /// The transport has failed, and the connection that carries messages has not, as far as is known:
 /// the move can go on by another.
 class TransportLost : public ChannelError {

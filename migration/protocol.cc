@@ -4,10 +4,10 @@
 
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "migration/compression.h"
+#include "migration/machine_json.h"
 
 namespace godwit::migration {
 
@@ -22,6 +22,7 @@ std::uint64_t max_payload(MessageKind kind) {
     case MessageKind::kRunning:
     case MessageKind::kAbort:
     case MessageKind::kResume:
+    case MessageKind::kNever:
       return kMaxJson;
     case MessageKind::kRegister:
     case MessageKind::kZero:
@@ -50,6 +51,7 @@ std::uint64_t max_payload(MessageKind kind) {
     case MessageKind::kSynced:
     case MessageKind::kArrived:
     case MessageKind::kMark:
+    case MessageKind::kRehearse:
       return 0;
     case MessageKind::kJoin:
       return sizeof(Join);
@@ -111,17 +113,17 @@ const char* kind_name(MessageKind kind) {
       return "Mark";
     case MessageKind::kCompressed:
       return "Compressed";
+    case MessageKind::kRehearse:
+      return "Rehearse";
+    case MessageKind::kNever:
+      return "Never";
   }
   return "unknown";
 }
 
 namespace {
 
-// The longest texts of a machine's description, bytes.
-constexpr std::size_t kMaxName = 64;
-constexpr std::size_t kMaxPath = 4096;
-constexpr std::size_t kMaxCommandLine = 65536;
-constexpr std::size_t kMaxToken = 64;
+constexpr std::size_t kMaxToken = 64;  // bytes
 
 /// Runs `read` on the parsed payload; whatever is wrong with it becomes one ChannelError.
 template <typename Read>
@@ -137,30 +139,6 @@ auto decode(MessageKind kind, std::span<const std::byte> payload, Read read) {
     throw ChannelError(
         fmt::format("the peer's {} makes no sense: {}", kind_name(kind), error.what()));
   }
-}
-
-[[noreturn]] void out_of_range(const char* name) {
-  throw ChannelError(fmt::format("the peer's \"{}\" is out of range", name));
-}
-
-// json's own conversions wrap negative numbers and cast fractions: these take only what fits.
-template <typename T>
-T number(const json& value, const char* name) {
-  if (!value.is_number_unsigned() || value.get<std::uint64_t>() > std::numeric_limits<T>::max()) {
-    out_of_range(name);
-  }
-  return static_cast<T>(value.get<std::uint64_t>());
-}
-
-template <typename T>
-void get_number(const json& from, const char* name, T& into) {
-  into = number<T>(from.at(name), name);
-}
-
-/// A string for open() and the like: of bounded length, and no NUL that would cut it short.
-void get_text(const json& from, const char* name, std::size_t most, std::string& into) {
-  from.at(name).get_to(into);
-  if (into.size() > most || into.find('\0') != std::string::npos) out_of_range(name);
 }
 
 unsigned streams(const json& from) {
@@ -232,72 +210,16 @@ std::vector<RdmaAddress> rdma_addresses(const json& from) {
   return addresses;
 }
 
-json to_json(const vmm::MachineConfig& machine) {
-  json disks = json::array();
-  for (const auto& disk : machine.disks) {
-    disks.push_back({{"path", disk.path},
-                     {"read_only", disk.read_only},
-                     {"direct", disk.direct},
-                     {"serial", disk.serial}});
-  }
-  json nets = json::array();
-  for (const auto& net : machine.nets) {
-    nets.push_back({{"tap", net.tap}, {"mac", net.mac}, {"mtu", net.mtu}, {"bridge", net.bridge}});
-  }
-  return {{"name", machine.name},
-          {"memory_bytes", machine.memory_bytes},
-          {"cpus", machine.cpus},
-          {"cpu", machine.cpu},
-          {"huge_pages", machine.huge_pages},
-          {"disks", disks},
-          {"nets", nets},
-          {"rng", machine.rng},
-          {"balloon", machine.balloon},
-          {"vsock", {{"cid", machine.vsock.cid}, {"path", machine.vsock.path}}},
-          {"console", machine.console},
-          {"kernel", machine.kernel},
-          {"initrd", machine.initrd},
-          {"command_line", machine.command_line}};
-}
-
-vmm::MachineConfig machine_config(const json& from) {
-  vmm::MachineConfig machine;
-  get_text(from, "name", kMaxName, machine.name);
-  get_number(from, "memory_bytes", machine.memory_bytes);
-  get_number(from, "cpus", machine.cpus);
-  get_text(from, "cpu", kMaxName, machine.cpu);
-  from.at("huge_pages").get_to(machine.huge_pages);
-  from.at("rng").get_to(machine.rng);
-  from.at("balloon").get_to(machine.balloon);
-  get_number(from.at("vsock"), "cid", machine.vsock.cid);
-  get_text(from.at("vsock"), "path", kMaxPath, machine.vsock.path);
-  from.at("console").get_to(machine.console);
-  get_text(from, "kernel", kMaxPath, machine.kernel);
-  get_text(from, "initrd", kMaxPath, machine.initrd);
-  get_text(from, "command_line", kMaxCommandLine, machine.command_line);
-  for (const json& disk : from.at("disks")) {
-    vmm::DiskConfig& config = machine.disks.emplace_back();
-    get_text(disk, "path", kMaxPath, config.path);
-    disk.at("read_only").get_to(config.read_only);
-    disk.at("direct").get_to(config.direct);
-    get_text(disk, "serial", kMaxName, config.serial);
-  }
-  for (const json& net : from.at("nets")) {
-    vmm::NetConfig& config = machine.nets.emplace_back();
-    get_text(net, "tap", kMaxName, config.tap);
-    get_text(net, "mac", kMaxName, config.mac);
-    get_number(net, "mtu", config.mtu);
-    get_text(net, "bridge", kMaxName, config.bridge);
-  }
-  return machine;
-}
-
 }  // namespace
 
 std::string encode(const Hello& hello) {
-  json body = {{"machine", to_json(hello.machine)},    {"requirements", hello.requirements},
-               {"data_bytes", hello.data_bytes},       {"postcopy", hello.postcopy},
-               {"max_bandwidth", hello.max_bandwidth}, {"streams", hello.streams}};
+  json body = {{"machine", to_json(hello.machine)},
+               {"requirements", hello.requirements},
+               {"data_bytes", hello.data_bytes},
+               {"postcopy", hello.postcopy},
+               {"max_bandwidth", hello.max_bandwidth},
+               {"streams", hello.streams},
+               {"dry_run", hello.dry_run}};
   body["rdma"] = to_json(hello.rdma);
   return body.dump();
 }
@@ -305,6 +227,7 @@ std::string encode(const Hello& hello) {
 std::string encode(const Accept& accept) {
   json body = {{"rdma_reason", accept.rdma_reason},
                {"token", accept.token},
+               {"disks_tell", accept.disks_tell},
                {"streams", accept.streams},
                {"join", accept.join}};
   body["rdma"] = to_json(accept.rdma);
@@ -337,6 +260,7 @@ Hello decode_hello(std::span<const std::byte> payload) {
     body.at("postcopy").get_to(hello.postcopy);
     get_number(body, "max_bandwidth", hello.max_bandwidth);
     hello.streams = streams(body);
+    body.at("dry_run").get_to(hello.dry_run);
     return hello;
   });
 }
@@ -346,6 +270,7 @@ Accept decode_accept(std::span<const std::byte> payload) {
     Accept accept;
     body.at("rdma_reason").get_to(accept.rdma_reason);
     get_text(body, "token", kMaxToken, accept.token);
+    body.at("disks_tell").get_to(accept.disks_tell);
     accept.streams = streams(body);
     get_text(body, "join", kMaxToken, accept.join);
     if (accept.streams > 1 && accept.join.size() != kJoinToken) out_of_range("join");

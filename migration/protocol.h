@@ -13,7 +13,7 @@
 //     |  <---------- Accept {rdma} or Refuse {why}  |
 //     | Preamble, Join {token} -- new connections ->|  TCP only: as many further streams of pages as
 //     |  <-------------------------------- Preamble |  Accept grants, none where it grants none
-//     | Begin {transport, streams} -------------->  |  both ends now use that Channel
+//     | Begin {transport, streams, ports} ------->  |  both ends now use that Channel
 //     | Register {extents} ---------------------->  |  RDMA only, whenever new extents hold data
 //     |  <----------------------- Registered {rkeys}|
 //     | pages ===================================>  |  rounds: RDMA WRITE, or Pages and Zero frames
@@ -31,6 +31,7 @@
 //     |     until here any failure leaves the guest at the source
 //     | Commit ---------------------------------->  |  from here the source never runs it by itself
 //     |  <------------------------- Running {cost}  |
+//     | Arrived --------------------------------->  |  the source knows, and ends
 //
 //   Post-copy: Hello says that it may come to that. Then, in the place of the last pages:
 //     |   (guest paused, disks unlocked)            |
@@ -44,16 +45,27 @@
 //     |  <------------------------------ Left {n}   |  RDMA only, for the source's progress
 //     |  <-------------------------------- Arrived  |  no page is missing
 //     | Arrived --------------------------------->  |  the source ends
+//   Dry run: Hello says so; as above to Begin, then:
+//     | pages, Sync ... =======================>  |  bursts, to measure the link
+//     | Rehearse ------------------------------>  |  saves its machine, which has never run
+//     |  <--------------------------------- State |
+//     | State --------------------------------->  |  the same: restores it, locks nothing
+//     |  <--------------------------------- Ready |  both ends are as they were before
 //   After a lost link, on a new connection to where the first one went:
 //     | Preamble, Resume {token, rdma} ---------->  |
-//     |  <----- Preamble, Accept {rdma}, Missing {bitmap} or Refuse {why}
+//     |  <------ Preamble, Refuse {why}             |  says who does not know the token: no answer
+//     |  <-------------------------- Never {why}    |  was not told to run the guest, and will not
+//     |  <------------------------- Running {cost}  |  it runs with all of its memory
+//     | Arrived --------------------------------->  |  after either: the source knows
+//     |  <--------- Accept {rdma}, Missing {bitmap} |  post-copy: it runs without
 //     | Offer {extents, rkeys} ------------------>  |  RDMA only; then on as above
 // clang-format on
 //
 // Either end sends Ping while it waits, so that unacknowledged bytes betray a cut link to
 // TCP_USER_TIMEOUT; Pings are dropped by the receiver. A source that gives up before Commit sends
 // Abort {why}; a destination that cannot go on sends Refuse {why} at any time before Running, and
-// the source heeds it also while it sends pages.
+// the source heeds it also while it sends pages. A destination that was Ready and hears neither
+// Commit nor Abort stays for a while, to answer Resume with Never: nobody else can tell the source.
 //
 // Structured payloads are JSON of at most kMaxJson bytes and kMaxJsonDepth levels; integers on the
 // wire are little-endian (x86-64 only).
@@ -107,6 +119,8 @@ enum class MessageKind : std::uint32_t {
   kJoin,
   kMark,
   kCompressed,
+  kRehearse,
+  kNever,
 };
 
 struct FrameHeader {
@@ -156,14 +170,16 @@ struct Hello {
   std::uint64_t max_bandwidth =
       0;                 // bits a second of what the destination fetches then; 0: no limit
   unsigned streams = 1;  // connections that the source would send pages by, 1 to kMaxStreams
+  bool dry_run = false;  // nothing is to move
 };
 
 struct Accept {
   std::vector<RdmaAddress> rdma;  // of each port that is reached, as many as were offered
   std::string rdma_reason;        // why there are none, where some were offered
-  std::string token;     // what a source shows that comes back after a lost link; post-copy only
-  unsigned streams = 1;  // at most as many as asked for
-  std::string join;      // Join's token, of kJoinToken characters, where `streams` is above 1
+  std::string token;  // what a source shows that comes back after a lost link; empty: it cannot
+  bool disks_tell = false;  // Machine's: who gets the guest marks its disks before it runs
+  unsigned streams = 1;     // at most as many as asked for
+  std::string join;         // Join's token, of kJoinToken characters, where `streams` is above 1
 };
 
 /// The first frame of a further stream.

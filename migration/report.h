@@ -1,8 +1,10 @@
 // What a move did, for people and for scripts. Times in milliseconds, sizes in bytes.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +15,15 @@ struct Round {
   std::uint64_t bytes = 0;  // of those pages
   double ms = 0;
   std::uint64_t dirty_pages = 0;  // found dirty at its end
+};
+
+/// How a move is expected to end.
+struct Prediction {
+  double total_ms = 0;  // of the move, from its beginning
+  double downtime_ms = 0;
+  unsigned rounds = 0;    // in all, the last one not counted, for which the guest stands still
+  unsigned throttle = 0;  // percent, in the end
+  bool post_copy = false;
 };
 
 struct Report {
@@ -31,10 +42,7 @@ struct Report {
   double state_ms =
       0;  // saving, sending and restoring the state, and whatever pages still travelled
   double resume_ms = 0;  // from commit to the guest running
-  struct {
-    double total_ms = 0;
-    double downtime_ms = 0;
-  } predicted;  // after the first round; 0: nothing was
+  Prediction predicted;  // after the first round; all 0: nothing was
   std::vector<Round> rounds;
   struct {
     std::uint64_t sent = 0;    // pages that travelled, repeats included
@@ -73,8 +81,17 @@ struct Progress {
   double predicted_downtime_ms = 0;
   double downtime_limit_ms = 0;
   double elapsed_ms = 0;
+  /// Of a move whose Commit went unanswered.
+  struct Doubt {
+    using TimePoint = std::chrono::steady_clock::time_point;
+    std::optional<TimePoint> since;  // none: it is in no doubt
+    unsigned attempts = 0;           // to find out
+    std::optional<TimePoint> last_attempt;
+    std::string last_error;  // why it is not known yet
+  } doubt;
 };
 
+nlohmann::json to_json(const Prediction& prediction);
 nlohmann::json to_json(const Report& report);
 nlohmann::json to_json(const Progress& progress);
 

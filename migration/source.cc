@@ -101,6 +101,11 @@ Source::End Source::finish(const std::exception_ptr& error) {
     if (error) std::rethrow_exception(error);
   } catch (const std::exception& why) {
     report_.reason = why.what();
+    if (!runs_there_ && dynamic_cast<const PeerGaveUp*>(&why) != nullptr) {
+      // Even after Commit: it says so only if it has not let the guest run.
+      const std::lock_guard lock(mutex_);
+      committed_ = false;
+    }
     const bool cancelled = cancelled_ && !committed_;
     report_.status = runs_there_  ? "postcopy-paused"
                      : committed_ ? "in-doubt"
@@ -119,6 +124,10 @@ Source::End Source::finish(const std::exception_ptr& error) {
   wire_.reset();
   if (!error) return End::kMoved;
   progress_.phase = report_.status;
+  if (committed_ && !runs_there_) {
+    progress_.doubt.since = Clock::now();
+    progress_.doubt.last_error = report_.reason;
+  }
   return runs_there_ ? End::kPaused : committed_ ? End::kInDoubt : End::kHere;
 }
 
@@ -159,7 +168,17 @@ void Source::copy_ram() {
   }
 }
 
-/// Of the rounds so far, if they have taken so long: bytes a millisecond.
+/// What a decision goes by that does not change from round to round.
+RoundFacts Source::wishes() const {
+  return {.fixed_ms = kAssumedFixedMs,
+          .downtime_limit_ms = options_.downtime_limit_ms,
+          .timeout_ms = options_.timeout_ms,
+          .data_bytes = static_cast<double>(machine_.memory().populated_bytes()),
+          .max_throttle = options_.max_throttle,
+          .may_post_copy = options_.mode == Mode::kHybrid};
+}
+
+/// Of the rounds so far, if they have taken so long: bytes of pages a millisecond.
 double Source::rate(double ms) const {
   return ms > 0 ? static_cast<double>(report_.ram_bytes - sent_before_) / ms : 0;
 }
@@ -168,23 +187,21 @@ double Source::rate(double ms) const {
 Verdict Source::judge(std::uint64_t dirty_pages) {
   Round& last = report_.rounds.back();
   last.dirty_pages = dirty_pages;
-  const RoundFacts facts{.dirty_bytes = dirty_pages * kPageSize,
-                         .bytes_per_ms = rate(sent_ms_),
-                         .unheld_per_ms = rate(sent_ms_ - held_ms_),
-                         .fixed_ms = kAssumedFixedMs,
-                         .downtime_limit_ms = options_.downtime_limit_ms,
-                         .last_round_ms = last.ms,
-                         .elapsed_ms = elapsed_ms(),
-                         .timeout_ms = options_.timeout_ms,
-                         .rounds = report_.rounds,
-                         .throttled = throttle_.percent(),
-                         .max_throttle = options_.max_throttle,
-                         .may_post_copy = options_.mode == Mode::kHybrid};
+  RoundFacts facts = wishes();
+  facts.dirty_bytes = dirty_pages * kPageSize;
+  facts.bytes_per_ms = rate(sent_ms_);
+  facts.unheld_per_ms = rate(sent_ms_ - held_ms_);
+  facts.last_round_ms = last.ms;
+  facts.elapsed_ms = elapsed_ms();
+  facts.rounds = report_.rounds;
+  facts.curve = std::move(curve_);
+  facts.throttled = throttle_.percent();
+  add_round(facts);
   Verdict verdict = decide(facts);
   if (report_.rounds.size() == 1) {
-    const Prediction prediction = predict(facts).value_or(Prediction{});
-    report_.predicted = {prediction.total_ms, prediction.downtime_ms};
+    report_.predicted = predict(facts, facts.curve).end.value_or(Prediction{});
   }
+  curve_ = std::move(facts.curve);
   const std::lock_guard lock(mutex_);
   progress_.dirty_mbps =
       last.ms > 0 ? static_cast<double>(dirty_pages * kPageSize) * 8 / 1000 / last.ms : 0;
@@ -290,6 +307,7 @@ void Source::switch_over() {
   machine_.pause();
   disks_unlocked_ = true;
   machine_.unlock_disks();
+  if (disks_tell_) stamps_ = machine_.disk_stamps();
   report_.pause_ms = ms_since(pause_start);
 
   // State first: on old kernels saving it dirties pages that no running vCPU would report.
@@ -316,6 +334,16 @@ void Source::switch_over() {
   report_.downtime_ms = ms_since(pause_start);
   report_.cpu_destination_ms = running.cpu_ms;
   report_.cpu_destination_rounds_ms = running.cpu_rounds_ms;
+  if (!server_ && !shared_ram_) confirm();
+}
+
+// The destination need not wait for this end to come and ask.
+void Source::confirm() noexcept {
+  try {
+    wire_->send({.kind = MessageKind::kArrived});
+  } catch (const std::exception&) {
+    // Then it waits.
+  }
 }
 
 void Source::send_last_round(std::span<const std::byte> state) {
@@ -374,10 +402,7 @@ Message Source::receive(int timeout_ms) {
     message = {header.kind, wire_->receive_payload(header)};
   }
   if (message.kind == MessageKind::kRefuse) {
-    // Even after Commit: it says so only if it has not let the guest run.
-    const std::lock_guard lock(mutex_);
-    committed_ = false;
-    throw ChannelError("the destination refused: " + decode_reason(message.payload));
+    throw PeerGaveUp("the destination refused: " + decode_reason(message.payload));
   }
   return message;
 }

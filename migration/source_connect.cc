@@ -69,6 +69,7 @@ void Source::choose_transport(Wire& wire) {
   hello.postcopy = options_.mode != Mode::kPreCopy;
   hello.max_bandwidth = options_.max_bandwidth;
   hello.streams = streams_to_ask_for();
+  hello.dry_run = dry_;
   for (const PageRange& range : memory.populated({0, memory.pages()}))
     hello.data_bytes += range.bytes();
   RdmaEndpoints endpoints;
@@ -96,6 +97,7 @@ void Source::choose_transport(Wire& wire) {
   wire.send_json(MessageKind::kHello, encode(hello));
   const Accept accept = decode_accept(expect(MessageKind::kAccept, kSetUpTimeoutMs).payload);
   token_ = accept.token;
+  disks_tell_ = accept.disks_tell;
   if (shared_ram_) {
     channel_ = std::make_unique<SharedChannel>(wire);
     report_.transport_reason = "both ends have the same memory";
@@ -175,31 +177,31 @@ void Source::fall_back(const std::string& why) {
   progress_.transport = report_.transport;
 }
 
-// Whether it was in doubt or not: a destination that knows the token has the guest.
+// A destination that knows the token has the guest.
 void Source::reconnect() {
   set_phase("reconnecting");
-  auto wire = std::make_unique<Wire>(Wire::connect(options_.to, kConnectTimeout));
-  {
-    const std::lock_guard lock(mutex_);
-    wire_ = std::move(wire);
+  call_back(kConnectTimeout, kComebackTimeout);
+  const FrameHeader header = wire_->receive_header(-1);
+  const auto payload = wire_->receive_payload(header);
+  if (header.kind == MessageKind::kRefuse) {
+    throw ChannelError("the destination refused: " + decode_reason(payload));
   }
-  wire_->set_deadline(Clock::now() + kComebackTimeout);
-  wire_->greet();
-  wire_->send_json(MessageKind::kResume, encode(Resume{token_, false, {}}));
-  const auto receive = [&](MessageKind kind) {
-    const FrameHeader header = wire_->receive_header(-1);
-    auto payload = wire_->receive_payload(header);
-    if (header.kind == MessageKind::kRefuse) {
-      throw ChannelError("the destination refused: " + decode_reason(payload));
-    }
-    if (header.kind != kind) {
-      throw ChannelError(std::string("the peer sent ") + kind_name(header.kind) + ", " +
-                         kind_name(kind) + " was due");
-    }
-    return payload;
-  };
-  decode_accept(receive(MessageKind::kAccept));
-  server_->set_missing(decode_missing(receive(MessageKind::kMissing), machine_.memory().pages()));
+  if (header.kind != MessageKind::kAccept) {
+    throw ChannelError(std::string("the peer sent ") + kind_name(header.kind) + ", Accept was due");
+  }
+  take_up_rest(payload);
+}
+
+/// After the destination's Accept: what it lacks.
+void Source::take_up_rest(std::span<const std::byte> accept) {
+  decode_accept(accept);
+  const FrameHeader header = wire_->receive_header(-1);
+  const auto payload = wire_->receive_payload(header);
+  if (header.kind != MessageKind::kMissing) {
+    throw ChannelError(std::string("the peer sent ") + kind_name(header.kind) +
+                       ", Missing was due");
+  }
+  server_->set_missing(decode_missing(payload, machine_.memory().pages()));
   server_->set_pushing(true);
   runs_there_ = true;
   wire_->set_deadline(std::nullopt);

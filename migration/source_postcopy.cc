@@ -85,6 +85,7 @@ void Source::serve_rest() {
   {
     const std::lock_guard lock(mutex_);
     progress_.phase = "postcopy";
+    progress_.doubt = {};
     progress_.total_bytes = report_.postcopy.missing_bytes;
   }
   const std::uint64_t sent_before = server_->sent();
@@ -127,7 +128,7 @@ Source::End Source::resume() {
   const memory::GuestMemory::Hold hold(machine_.memory());
   std::exception_ptr error;
   try {
-    reconnect();
+    if (!wire_) reconnect();  // else ask() has
     serve_rest();
   } catch (...) {
     error = std::current_exception();

@@ -25,8 +25,10 @@ class Wire {
 
   /// Takes a connected TCP (or, in tests, UNIX stream) socket.
   explicit Wire(sys::UniqueFd socket);
-  /// Connects to HOST:PORT (IPv6 in brackets); throws ChannelError with the reason.
-  static Wire connect(const std::string& host_port, std::chrono::milliseconds timeout);
+  /// Connects to HOST:PORT (IPv6 in brackets); throws ChannelError with the reason. `stop`: given
+  /// up as soon as it is readable.
+  static Wire connect(const std::string& host_port, std::chrono::milliseconds timeout,
+                      int stop = -1);
   Wire(Wire&&) = default;
 
   int fd() const { return socket_.get(); }

@@ -30,6 +30,7 @@ Guest::Guest(const vmm::MachineConfig& config, Consoles& consoles, Arriving /*ar
 
 Guest::~Guest() {
   if (mover_.joinable()) mover_.join();
+  for (std::thread& thread : retired_) thread.join();
 }
 
 void Guest::start() { boot(); }
@@ -52,6 +53,11 @@ void Guest::arrived(std::unique_ptr<vmm::Machine> machine,
   post_copy_ = std::move(post_copy);
   state_ = State::kRunning;
   if (outcome_) machine_->request_stop();
+}
+
+void Guest::refused() {
+  const std::lock_guard lock(mutex_);
+  state_ = State::kRefused;
 }
 
 Outcome Guest::wait() {
@@ -136,6 +142,10 @@ void Guest::end_locked(Outcome outcome) {
   if (state_ == State::kOver) return;
   if (!outcome_) outcome_ = std::move(outcome);
   if (busy()) return give_up();  // its thread stops the machine
+  if (state_ == State::kInDoubt) {
+    move_->stop_asking();
+    news_.notify_all();
+  }
   if (post_copy_ && post_copy_->status().lost && abandon_) {
     abandon_(fmt::format("{} ends with its process: {}", config_.name, post_copy_->complaint()));
   }
@@ -171,6 +181,8 @@ const char* Guest::state_name() const {
       return "snapshotting";
     case State::kInDoubt:
       return "in-doubt";
+    case State::kRefused:
+      return "refused";
     case State::kPostCopyPaused:
       return "postcopy-paused";
     case State::kOver:

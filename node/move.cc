@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "migration/dry_run.h"
 #include "migration/report.h"
 #include "migration/source.h"
 #include "node/host_port.h"
@@ -63,7 +64,9 @@ int shareable_ram(vmm::Machine& machine) {
 
 struct Move::Impl {
   Impl(vmm::Machine& machine, const MoveRequest& request, const migration::PinnedMemory* pinned)
-      : to(request.to), source(machine, source_options(request, pinned)) {}
+      : to(request.to),
+        dry_run(request.dry_run),
+        source(machine, source_options(request, pinned)) {}
   Impl(vmm::Machine& machine, const std::string& program, const std::vector<std::string>& words)
       : successor(std::in_place, program, words, shareable_ram(machine)),
         to(fmt::format("process {}", successor->pid())),
@@ -71,7 +74,9 @@ struct Move::Impl {
 
   std::optional<Successor> successor;
   std::string to;
+  const bool dry_run = false;
   migration::Source source;
+  nlohmann::json dry_report;
 };
 
 Move::Move(vmm::Machine& machine, const MoveRequest& request, const migration::PinnedMemory* pinned)
@@ -101,6 +106,10 @@ Move::End end_of(migration::Source::End end) {
 }  // namespace
 
 Move::End Move::run() {
+  if (impl_->dry_run) {
+    impl_->dry_report = to_json(impl_->source.dry_run());
+    return End::kHere;
+  }
   const migration::Source::End end = impl_->source.run();
   if (impl_->successor && end != migration::Source::End::kHere) impl_->successor->let_go();
   return end_of(end);
@@ -109,6 +118,34 @@ Move::End Move::run() {
 Move::End Move::resume() { return end_of(impl_->source.resume()); }
 
 bool Move::can_resume() const { return impl_->source.can_resume(); }
+
+bool Move::can_ask() const { return impl_->source.can_ask(); }
+
+namespace {
+
+Move::Word word_of(migration::Source::Word word) {
+  switch (word) {
+    case migration::Source::Word::kRuns:
+      return Move::Word::kRuns;
+    case migration::Source::Word::kNever:
+      return Move::Word::kNever;
+    case migration::Source::Word::kNone:
+      break;
+  }
+  return Move::Word::kNone;
+}
+
+}  // namespace
+
+Move::Word Move::ask() { return word_of(impl_->source.ask()); }
+
+Move::Word Move::ask_disks() { return word_of(impl_->source.ask_disks()); }
+
+void Move::stop_asking() { impl_->source.stop_asking(); }
+
+void Move::settle(bool there, const std::string& why) { impl_->source.settle(there, why); }
+
+bool Move::dry_run() const { return impl_->dry_run; }
 
 bool Move::in_post_copy() const { return impl_->source.progress().phase == "postcopy"; }
 
@@ -134,7 +171,7 @@ nlohmann::json Move::progress() const {
 }
 
 nlohmann::json Move::report() const {
-  nlohmann::json report = to_json(impl_->source.report());
+  nlohmann::json report = impl_->dry_run ? impl_->dry_report : to_json(impl_->source.report());
   report["to"] = impl_->to;
   return report;
 }

@@ -31,12 +31,29 @@ class Move {
   Move& operator=(const Move&) = delete;
 
   /// Blocks until the move has ended, one way or another; never throws. The machine belongs to the
-  /// calling thread until then. With kHere it is as it was before.
+  /// calling thread until then. With kHere, which a dry run always ends with, it is as it was
+  /// before.
   End run();
-  /// After run() or this: goes on with a move whose link was lost in post-copy. As run().
+  /// After run() or this has ended with kPaused, or ask() with kRuns: goes on with what is left of
+  /// it. As run().
   End resume();
-  /// Whether resume() has a chance: the guest runs at the destination, or may.
+  /// Whether resume() has anything to go on with.
   bool can_resume() const;
+
+  // After run() has ended with kInDoubt.
+  enum class Word { kNone, kRuns, kNever };
+  bool can_ask() const;
+  /// Asks the destination what became of the guest. Takes some seconds at most.
+  Word ask();
+  /// The same of the guest's disks. The machine must belong to the calling thread; with kNever it
+  /// has its disks, and the guest nowhere else to run.
+  Word ask_disks();
+  /// Makes ask() return. From any thread.
+  void stop_asking();
+  /// The guest is there, or here, as `why` says.
+  void settle(bool there, const std::string& why);
+
+  bool dry_run() const;
   /// The guest runs at the destination, and memory follows it. Any thread.
   bool in_post_copy() const;
 

@@ -28,6 +28,7 @@ Hello hello() {
   hello.data_bytes = 4096;
   hello.rdma = {{7, 0xabcdef, 3, 5, true, std::vector<std::uint8_t>(16, 1), 0, 120},
                 {8, 1, 3, 5, true, std::vector<std::uint8_t>(16, 2), 1, 64}};
+  hello.dry_run = true;
   return hello;
 }
 
@@ -44,6 +45,7 @@ TEST(Protocol, AHelloSurvivesTheWire) {
   EXPECT_EQ(got.rdma[0].network_bits, 120u);
   EXPECT_EQ(got.rdma[1].gid, hello().rdma[1].gid);
   EXPECT_EQ(got.rdma[1].port, 1u);
+  EXPECT_TRUE(got.dry_run);
 }
 
 TEST(Protocol, ATruncatedOrMutatedHelloIsAnErrorOrAHello) {
