@@ -66,7 +66,7 @@ Wire::Wire(sys::UniqueFd socket) : socket_(std::move(socket)) {
   set_patience(kPatience);
 }
 
-Wire Wire::connect(const std::string& host_port, milliseconds timeout) {
+Wire Wire::connect(const std::string& host_port, milliseconds timeout, int stop) {
   const auto colon = host_port.rfind(':');
   if (colon == std::string::npos) throw ChannelError(host_port + ": must be HOST:PORT");
   std::string host = host_port.substr(0, colon);
@@ -86,8 +86,9 @@ Wire Wire::connect(const std::string& host_port, milliseconds timeout) {
     if (!socket) continue;
     int result = ::connect(socket.get(), at->ai_addr, at->ai_addrlen) == 0 ? 0 : errno;
     if (result == EINPROGRESS) {
-      pollfd poll{socket.get(), POLLOUT, 0};
-      result = ::poll(&poll, 1, left_ms(deadline)) == 1 ? 0 : ETIMEDOUT;
+      std::array<pollfd, 2> polls{{{socket.get(), POLLOUT, 0}, {stop, POLLIN, 0}}};
+      result = ::poll(polls.data(), polls.size(), left_ms(deadline)) > 0 ? 0 : ETIMEDOUT;
+      if (polls[1].revents != 0) throw ChannelError("interrupted");
       socklen_t size = sizeof result;
       if (result == 0) ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &result, &size);
     }
@@ -227,9 +228,9 @@ void Wire::heed_peer() {
       return;
     }
     const std::string why = decode_reason(receive_payload(header));
-    throw ChannelError((header.kind == MessageKind::kRefuse ? "the destination refused: "
-                                                            : "the source gave up: ") +
-                       why);
+    throw PeerGaveUp((header.kind == MessageKind::kRefuse ? "the destination refused: "
+                                                          : "the source gave up: ") +
+                     why);
   }
 }
 
@@ -247,6 +248,11 @@ bool Wire::frame_waiting() {
 std::size_t Wire::unsent() const {
   int bytes = 0;
   return ::ioctl(fd(), SIOCOUTQNSD, &bytes) == 0 && bytes > 0 ? static_cast<std::size_t>(bytes) : 0;
+}
+
+std::size_t Wire::unacknowledged() const {
+  int bytes = 0;
+  return ::ioctl(fd(), SIOCOUTQ, &bytes) == 0 && bytes > 0 ? static_cast<std::size_t>(bytes) : 0;
 }
 
 void Wire::require_peer() {

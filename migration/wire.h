@@ -25,8 +25,10 @@ class Wire {
 
   /// Takes a connected TCP (or, in tests, UNIX stream) socket.
   explicit Wire(sys::UniqueFd socket);
-  /// Connects to HOST:PORT (IPv6 in brackets); throws ChannelError with the reason.
-  static Wire connect(const std::string& host_port, std::chrono::milliseconds timeout);
+  /// Connects to HOST:PORT (IPv6 in brackets); throws ChannelError with the reason. `stop`: given
+  /// up as soon as it is readable.
+  static Wire connect(const std::string& host_port, std::chrono::milliseconds timeout,
+                      int stop = -1);
   Wire(Wire&&) = default;
 
   int fd() const { return socket_.get(); }
@@ -67,6 +69,8 @@ class Wire {
   bool frame_waiting();
   /// Bytes handed to the kernel that it has not sent yet.
   std::size_t unsent() const;
+  /// These, and those sent that the peer's kernel has not confirmed.
+  std::size_t unacknowledged() const;
   /// heed_peer(), and throws if the peer has closed its end.
   void require_peer();
 

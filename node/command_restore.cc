@@ -77,6 +77,7 @@ int restore_command(const Words& words) {
   Consoles consoles(console);
   auto restored = migration::restore_machine(std::move(open), consoles.sink(), disks);
   Guest guest(restored->config(), consoles, Guest::Arriving{});
+  if (options.on("rdma-pin")) guest.pin_memory();
   Serving serving(guest, std::move(socket));
   restored->resume();
   guest.arrived(std::move(restored), nullptr);

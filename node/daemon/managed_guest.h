@@ -97,8 +97,10 @@ struct ManagedGuest {
   nlohmann::json counters;   // of the sample before
   std::chrono::steady_clock::time_point counted;
 
-  /// It moves away, by this node or by itself.
-  bool leaving() const { return !gone && (moving || state == "migrating"); }
+  /// It moves away, by this node or by itself, or perhaps has.
+  bool leaving() const { return !gone && (moving || state == "migrating" || state == "in-doubt"); }
+  /// The same, and the links are busy with it.
+  bool under_way() const { return leaving() && state != "in-doubt"; }
 
   /// Takes its "cpus" and "memory" (MB), which never change.
   void take_size(const nlohmann::json& description);

@@ -102,6 +102,7 @@ class Node {
     std::chrono::steady_clock::time_point since;
     std::thread thread;
     bool done = false;
+    bool in_doubt = false;  // over, as far as this node can help
   };
   /// A decision's move whose outcome is to be judged once the loads have settled.
   struct Verdict {
@@ -212,15 +213,6 @@ class Node {
   void balance(double now);
   std::vector<balancer::Decision> consider(balancer::ClusterView& view);
   void carry_out(const balancer::Decision& decision, std::uint64_t record, const Names& names);
-  /// Why a guest moves, and the record of that: a decision's was made with it, of a person's wish
-  /// or a step of a drain it is made once the peer has kept a place, or refused.
-  struct Errand {
-    balancer::Cause cause;
-    std::uint64_t record;  // 0: none yet
-    nlohmann::json entry;  // for it
-  };
-  nlohmann::json move_guest(const std::string& guest, const std::string& peer, Errand errand,
-                            nlohmann::json settings);
   void launch(const std::string& guest, const std::string& peer, std::function<void()> move);
   /// What a move of a guest begins with; its description for the peer.
   struct Leaving {
@@ -231,6 +223,18 @@ class Node {
   void check_outgoing(const std::string& guest) const;
   nlohmann::json send(const std::string& guest, const ManagedGuest::Going& going,
                       nlohmann::json settings, std::string& why);
+  bool moves_are_under_way() const;
+
+  // node_departures.cc
+  /// Why a guest moves, and the record of that: a decision's was made with it, of a person's wish
+  /// or a step of a drain it is made once the peer has kept a place, or refused.
+  struct Errand {
+    balancer::Cause cause;
+    std::uint64_t record;  // 0: none yet
+    nlohmann::json entry;  // for it
+  };
+  nlohmann::json move_guest(const std::string& guest, const std::string& peer, Errand errand,
+                            nlohmann::json settings);
   enum class End {
     kMoved,
     kFailed,    // it began, or the peer said no
@@ -239,6 +243,17 @@ class Node {
   };
   static End end_of(const ClientError& refusal);
   void end_move(const std::string& guest, End end);
+  struct Departure {
+    std::string guest, peer;
+    balancer::Cause cause = balancer::Cause::kNone;
+    ManagedGuest::Coming coming;
+    std::uint64_t record = 0;
+    std::string place;  // reservation at the peer, to be given up
+    bool dry_run = false;
+  };
+  void end_departure(const Departure& departure, End end, const nlohmann::json& report,
+                     const std::string& why);
+  void await_settlement(const Departure& departure);
   void hold_off(const std::string& peer);
   void release_at(const std::string& peer, const std::string& reservation);
 

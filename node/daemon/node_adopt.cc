@@ -97,7 +97,8 @@ void Node::take_back(const std::string& name, const json& status, const json& ke
     guest.going = {text_in(going, "to").value_or("?"), text_in(going, "address").value_or(""),
                    record_in(going)};
   }
-  if (text_in(status, "state") == "migrating") guest.state = "migrating";
+  const std::string state = text_in(status, "state").value_or("");
+  if (state == "migrating" || state == "in-doubt") guest.state = state;
   if (const auto reservation = text_in(kept, "reservation")) {
     guest.take_description(field(kept, "description"), policy_);
     guest.reserved = true;
@@ -162,7 +163,7 @@ void Node::settle_unattended(ManagedGuest& guest, const json& migration) {
   End end = End::kFailed;
   if (!guest.process.alive()) {
     report = last_report(guest.name, guest.going.address);
-  } else if (guest.state == "migrating" || !migration.is_object()) {
+  } else if (guest.state == "migrating" || guest.state == "in-doubt" || !migration.is_object()) {
     return;
   } else {
     report = field(migration, "last_report");

@@ -49,12 +49,12 @@ void Node::await_known_guests(std::unique_lock<std::mutex>& lock) {
 void Node::check_drainable() const {
   if (state_ == State::kDraining) throw Conflict(config_.name + " is being drained already");
   for (const auto& [name, guest] : guests_) {
-    if (guest.leaving()) {
+    if (guest.under_way()) {
       throw Conflict(fmt::format("{} is on its way: wait for its end", name));
     }
   }
   for (const Move& move : moves_) {
-    if (move.done) continue;
+    if (move.done || move.in_doubt) continue;
     throw Conflict(move.guest.empty()
                        ? fmt::format("{} is being woken: wait for that", move.to)
                        : fmt::format("{} is on its way: wait for its end", move.guest));

@@ -208,7 +208,8 @@ Node::Answer Node::ask_for_load(const NodeClient& guest, bool moving) {
   Answer answer;
   try {
     answer.load = ask_guest(guest, "/v1/load");
-    if (moving || text_in(answer.load, "state") == "migrating") {
+    const std::string state = text_in(answer.load, "state").value_or("");
+    if (moving || state == "migrating" || state == "in-doubt") {
       answer.migration = ask_guest(guest, "/v1/migration");
     }
   } catch (const ClientError&) {  // ended just now, or hangs: its state tells

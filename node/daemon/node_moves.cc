@@ -54,7 +54,7 @@ std::vector<Decision> Node::consider(ClusterView& view) {
   rise_.add(now, self_view().forecast.mean, guests_.size());
   if (mode_ == Mode::kOff || state_ != State::kOpen || now < quiet_until_) return {};
   // Their end changes the picture.
-  if (!moves_.empty() || view.self.outgoing > 0 || view.self.incoming > 0) return {};
+  if (moves_are_under_way() || view.self.outgoing > 0 || view.self.incoming > 0) return {};
   const std::uint64_t wanted_before = wanted_ << 1;
   wanted_ = wanted_before;
   if (!balancer::wants_peers(view, policy_)) return {};
@@ -124,7 +124,7 @@ void Node::carry_out(const Decision& decision, std::uint64_t id, const Names& na
 }
 
 void Node::launch(const std::string& guest, const std::string& peer, std::function<void()> work) {
-  Move& move = moves_.emplace_back(Move{guest, peer, Clock::now(), {}, false});
+  Move& move = moves_.emplace_back(Move{guest, peer, Clock::now(), {}, false, false});
   move.thread = std::thread([this, &move, guest, peer, work = std::move(work)] {
     try {
       work();
@@ -157,7 +157,7 @@ void Node::check_outgoing(const std::string& name) const {
   int others = 0;
   std::string who;
   for (const auto& [its, guest] : guests_) {
-    if (its == name || !(guest.leaving() || !guest.promised.empty())) continue;
+    if (its == name || !(guest.under_way() || !guest.promised.empty())) continue;
     ++others;
     who = its;
   }
@@ -193,86 +193,8 @@ json Node::send(const std::string& name, const ManagedGuest::Going& going, json 
   return report;
 }
 
-/// Of a move for which the peer keeps no place.
-Node::End Node::end_of(const ClientError& refusal) {
-  if (refusal.kind() != ClientError::Kind::kRefused) return End::kNotBegun;
-  return refusal.status() == 503 ? End::kBusy : End::kFailed;
-}
-
-/// Under the lock.
-void Node::end_move(const std::string& name, End end) {
-  if (end != End::kBusy) ++counters_[end == End::kMoved ? "moves_completed" : "moves_failed"];
-  ManagedGuest* guest = find(name);
-  if (guest == nullptr) return;
-  guest->gone = end == End::kMoved;
-  guest->moving = false;
-  guest->going = {};
-  if (end == End::kFailed) guest->last_move = seconds();  // not the same again at once
-  keep(*guest);
-}
-
-/// A peer that took no guest of the balancer's is not looked at for a while, longer each time: what
-/// it says of itself, it may go on saying.
-void Node::hold_off(const std::string& peer) {
-  Reluctant& reluctant = reluctant_[peer];
-  reluctant.times = std::min(reluctant.times + 1, 10u);
-  const double interval = std::chrono::duration<double>(config_.interval).count();
-  const double pause = kReluctance * interval * static_cast<double>(1u << reluctant.times);
-  reluctant.until = seconds() + std::min(pause, policy_.cooldown_seconds);
-}
-
-/// The move is over: the peer settles the place, see release(), and is looked at anew. Blocks.
-void Node::release_at(const std::string& peer, const std::string& reservation) {
-  try {
-    peers_.request(peer, "DELETE", "/v1/reservations/" + reservation, nullptr, kReleaseTimeout);
-    peers_.ask_again(peer);
-  } catch (const ClientError&) {  // its next round sees a guest that has come, or the place expires
-  }
-}
-
-/// Reserves at the peer, moves, and tells it that the move is over, so that the reservation does
-/// not outlive the attempt.
-json Node::move_guest(const std::string& name, const std::string& peer, Errand errand,
-                      json settings) {
-  peers_.require(peer);
-  const bool decided = errand.cause != Cause::kHand && errand.cause != Cause::kDrain;
-  const Leaving leaving = begin_move(name, peer);
-  json report, place;
-  std::string why;
-  End end = End::kNotBegun;
-  try {
-    place = peers_.request(peer, "POST", "/v1/reservations",
-                           {{"guest", leaving.description},
-                            {"from", config_.name},
-                            {"forced", errand.cause == Cause::kHand},
-                            {"record", decided ? errand.record : 0}},
-                           kReserveTimeout);
-    if (errand.record == 0) errand.record = records_.add(errand.entry);
-    report = send(name, {peer, text_in(place, "address").value_or(""), errand.record},
-                  std::move(settings), why);
-    end = text_in(report, "status") == "completed" ? End::kMoved : End::kFailed;
-    release_at(peer, text_in(place, "id").value_or(""));
-  } catch (const ClientError& error) {
-    why = error.what();
-    end = end_of(error);
-    if (end != End::kNotBegun) report = {{"status", "refused"}};
-  }
-  if (errand.record == 0 && end == End::kFailed) errand.record = records_.add(errand.entry);
-  if (end == End::kMoved && decided) note_undone(name, leaving.coming, peer);
-  const std::lock_guard lock(mutex_);
-  end_move(name, end);
-  if (end == End::kMoved) {
-    reluctant_.erase(peer);
-    // What a person asked of a move may have slowed it down.
-    if (errand.cause != Cause::kHand) paths_.learn(peer, report);
-    finished_.add(report);
-  }
-  if (decided && place.is_null()) hold_off(peer);
-  if (errand.record != 0) conclude_record(errand.record, outcome_of(report, why));
-  if (end == End::kBusy) throw Busy(why);
-  if (report.is_null() || place.is_null()) throw Conflict(why);
-  report["peer"] = peer;
-  return report;
+bool Node::moves_are_under_way() const {
+  return std::any_of(moves_.begin(), moves_.end(), [](const Move& move) { return !move.in_doubt; });
 }
 
 json Node::migrate(const std::string& guest, const std::string& peer, const json& settings) {

@@ -163,8 +163,10 @@ void Node::release(const std::string& reservation) {
       ManagedGuest* place = find(name);
       if (place == nullptr) return;
       id = place->id;
-      // Once its socket is there the move has begun, and the two processes settle it between them.
-      if (!socket_is_live(place->api) && !std::exchange(ended, true)) {
+      // Once its socket is there the move has begun, and the two processes settle it between them;
+      // one that only waits to be asked need not any more.
+      const bool over = place->state == "refused" || !socket_is_live(place->api);
+      if (over && !std::exchange(ended, true)) {
         place->process.signal(SIGTERM);
       }
     }

@@ -49,7 +49,7 @@ GuestView described(const json& offer, double now) {
 /// What this host would give in an exchange: the smallest that may move now.
 json Node::offers_json(double now) const {
   json list = json::array();
-  if (mode_ != Mode::kAutomatic || state_ != State::kOpen || !moves_.empty()) return list;
+  if (mode_ != Mode::kAutomatic || state_ != State::kOpen || moves_are_under_way()) return list;
   std::vector<std::pair<double, const ManagedGuest*>> able;
   for (const auto& [name, guest] : guests_) {
     if (guest.reserved || guest.gone || !guest.attributes.together.empty()) continue;
@@ -161,9 +161,9 @@ json Node::give_back(const std::string& reservation, const std::string& address)
   }
   std::string why;
   json report = send(name, {peer, address, 0}, json::object(), why);
+  end_departure({name, peer, Cause::kNone, leaving.coming, 0, {}, false}, End::kFailed, report,
+                why);
   const std::lock_guard lock(mutex_);
-  end_move(name, completed(report) ? End::kMoved : End::kFailed);
-  if (completed(report)) finished_.add(report);
   extend_place(Clock::now() + config_.reservation);
   if (report.is_null()) throw Conflict(why);
   return report;
@@ -237,9 +237,10 @@ void Node::reserve_both(Swap& swap) {
   swap.here_address = address_of_place(swap.partner, swap.here);
 }
 
+/// But for the place of a guest in doubt: its process alone can say whether it runs there.
 void Node::settle_both(const Swap& swap) {
-  if (!swap.here.empty()) release(swap.here);
-  if (!swap.there.empty()) release_at(swap.peer, swap.there);
+  if (!swap.here.empty() && !is_in_doubt(swap.back)) release(swap.here);
+  if (!swap.there.empty() && !is_in_doubt(swap.out)) release_at(swap.peer, swap.there);
 }
 
 void Node::send_out(Swap& swap) {
@@ -284,8 +285,11 @@ bool Node::has_come(const std::string& name, const std::string& reservation) {
 }
 
 void Node::conclude_swap(const Swap& swap) {
-  json outcome{{"status", swap.out_done == swap.back_done ? (swap.out_done ? "completed" : "failed")
-                                                          : "half"}};
+  const bool in_doubt = is_in_doubt(swap.out) || is_in_doubt(swap.back);
+  json outcome{{"status", in_doubt                          ? "in-doubt"
+                          : swap.out_done != swap.back_done ? "half"
+                          : swap.out_done                   ? "completed"
+                                                            : "failed"}};
   std::string reason = swap.out_why;
   if (reason.empty()) reason = swap.back_why;
   if (swap.out_done && !swap.back_done) {
@@ -311,12 +315,10 @@ void Node::conclude_swap(const Swap& swap) {
     fmt::print(stderr, "godwit: node: {} against {} of {}: {}\n", swap.guest, swap.partner,
                swap.peer, reason);
   }
+  const Departure departure{
+      swap.guest, swap.peer, balancer::Cause::kOverload, swap.leaving.coming, 0, {}, false};
+  end_departure(departure, swap.out_end, swap.out, swap.out_why);
   const std::lock_guard lock(mutex_);
-  end_move(swap.guest, swap.out_done ? End::kMoved : swap.out_end);
-  if (swap.out_done) {
-    paths_.learn(swap.peer, swap.out);
-    finished_.add(swap.out);
-  }
   conclude_record(swap.record, outcome);
 }
 

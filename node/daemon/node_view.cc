@@ -65,8 +65,8 @@ HostView Node::self_view() const {
     view.forecast = balancer::with(view.forecast,
                                    guest.load.forecast(static_cast<double>(guest.cpus), policy_));
     view.guests += 1;
-    view.incoming += guest.reserved ? 1 : 0;
-    view.outgoing += guest.leaving() ? 1 : 0;
+    view.incoming += guest.reserved && guest.state != "refused" ? 1 : 0;
+    view.outgoing += guest.under_way() ? 1 : 0;
     if (!guest.attributes.apart.empty())
       view.groups.push_back(group_number(guest.attributes.apart));
   }

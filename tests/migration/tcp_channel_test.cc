@@ -13,7 +13,8 @@ using migration::TcpChannel;
 using migration::Wire;
 
 struct TcpEnds : ChannelEnds {
-  explicit TcpEnds(std::pair<sys::UniqueFd, sys::UniqueFd> sockets, int further_streams = 0)
+  explicit TcpEnds(std::pair<sys::UniqueFd, sys::UniqueFd> sockets, int further_streams = 0,
+                   migration::Compression compression = {})
       : source_wire(std::move(sockets.first)), destination_wire(std::move(sockets.second)) {
     std::vector<Wire> out;
     std::vector<Wire> in;
@@ -22,7 +23,8 @@ struct TcpEnds : ChannelEnds {
       out.emplace_back(std::move(from));
       in.emplace_back(std::move(to));
     }
-    source = std::make_unique<TcpChannel>(source_wire, source_ram, Role::kSource, std::move(out));
+    source = std::make_unique<TcpChannel>(source_wire, source_ram, Role::kSource, std::move(out),
+                                          compression);
     destination = std::make_unique<TcpChannel>(destination_wire, destination_ram,
                                                Role::kDestination, std::move(in));
   }
@@ -47,7 +49,10 @@ INSTANTIATE_TEST_SUITE_P(
         Transport{"loopback", [] { return std::make_unique<TcpEnds>(unix_pair()); }},
         Transport{"tcp", [] { return std::make_unique<TcpEnds>(tcp_pair()); }},
         Transport{"tcp_by_two", [] { return std::make_unique<TcpEnds>(tcp_pair(), 1); }},
-        Transport{"tcp_by_five", [] { return std::make_unique<TcpEnds>(tcp_pair(), 4); }}),
+        Transport{"tcp_by_five", [] { return std::make_unique<TcpEnds>(tcp_pair(), 4); }},
+        Transport{
+            "tcp_compressed",
+            [] { return std::make_unique<TcpEnds>(tcp_pair(), 1, migration::Compression{true}); }}),
     [](const auto& one) { return one.param.name; });
 
 }  // namespace
