@@ -129,6 +129,15 @@ void Node::await_settlement(const Departure& departure) {
   }
 }
 
+/// The move is over: the peer settles the place, see release(), and is looked at anew. Blocks.
+void Node::release_at(const std::string& peer, const std::string& reservation) {
+  try {
+    peers_.request(peer, "DELETE", "/v1/reservations/" + reservation, nullptr, kReleaseTimeout);
+    peers_.ask_again(peer);
+  } catch (const ClientError&) {  // its next round sees a guest that has come, or the place expires
+  }
+}
+
 /// Of a move for which the peer keeps no place.
 Node::End Node::end_of(const ClientError& refusal) {
   if (refusal.kind() != ClientError::Kind::kRefused) return End::kNotBegun;

@@ -149,7 +149,7 @@ json Node::give_back(const std::string& reservation, const std::string& address)
     if (name.empty()) throw Conflict(config_.name + " has promised nothing for this reservation");
     guests_.at(name).promised.clear();
   }
-  begin_move(name, peer);
+  const Leaving leaving = begin_move(name, peer);
   const auto extend_place = [&](Clock::time_point deadline) {
     for (auto& [its, guest] : guests_) {
       if (guest.reserved && guest.reservation == reservation) guest.deadline = deadline;
@@ -161,8 +161,8 @@ json Node::give_back(const std::string& reservation, const std::string& address)
   }
   std::string why;
   json report = send(name, {peer, address, 0}, json::object(), why);
-  end_departure({name, peer, Cause::kNone, leaving.coming, 0, {}, false}, End::kFailed, report,
-                why);
+  end_departure({name, peer, balancer::Cause::kNone, leaving.coming, 0, {}, false}, End::kFailed,
+                report, why);
   const std::lock_guard lock(mutex_);
   extend_place(Clock::now() + config_.reservation);
   if (report.is_null()) throw Conflict(why);
