@@ -67,8 +67,8 @@ int node_command(const Words& words) {
 
   const NodeConfig config = config_of(options);
   std::filesystem::create_directories(config.runtime);
-  std::shared_ptr<const TlsContext> tls;
-  if (config.tls) tls = std::make_shared<const TlsContext>(*config.tls);
+  std::shared_ptr<const tls::Context> tls;
+  if (config.tls) tls = std::make_shared<const tls::Context>(*config.tls);
   ControlSocket socket(config.socket(), config.name);
   std::optional<Listener> listener;
   if (!config.listen.empty()) listener.emplace(config.listen, kBacklog);

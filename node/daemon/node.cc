@@ -23,7 +23,7 @@ std::string made(const std::string& directory) {
 
 }  // namespace
 
-Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
+Node::Node(NodeConfig config, const std::shared_ptr<const tls::Context>& tls)
     : config_(std::move(config)),
       records_(made(config_.directory) + "/decisions.jsonl"),
       mode_(config_.mode),

@@ -149,7 +149,7 @@ void read_peers(Section& section, NodeConfig& config) {
 void read_tls(Section& section, NodeConfig& config) {
   if (!section.has("tls")) return;
   Section tls(section.at("tls"), "tls");
-  TlsFiles files;
+  tls::Files files;
   tls.text("ca", files.ca);
   tls.text("certificate", files.certificate);
   tls.text("key", files.key);

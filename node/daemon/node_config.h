@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "balancer/policy.h"
-#include "node/daemon/tls.h"
+#include "tls/tls.h"
 
 namespace godwit::node {
 
@@ -24,7 +24,7 @@ struct NodeConfig {
   std::string name;          // of this node, as peers and guests' histories know it
   std::string listen;        // HOST:PORT of the API for peers; empty: no peers can come
   std::string receive_host;  // where guests arrive; the host of `listen` if not given
-  std::optional<TlsFiles> tls;
+  std::optional<tls::Files> tls;
   std::vector<PeerConfig> peers;
   std::string directory;  // what must survive a restart
   std::string runtime;    // control sockets: of guests NAME.sock, of the node node.api

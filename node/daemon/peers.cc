@@ -21,7 +21,7 @@ constexpr std::size_t kPeersAnInterval = 16;
 
 }  // namespace
 
-Peers::Peers(const NodeConfig& config, const std::shared_ptr<const TlsContext>& tls)
+Peers::Peers(const NodeConfig& config, const std::shared_ptr<const tls::Context>& tls)
     : interval_(config.interval *
                 std::max<std::size_t>(
                     1, (config.peers.size() + kPeersAnInterval - 1) / kPeersAnInterval)),

@@ -1,4 +1,4 @@
-#include "node/daemon/tls_context.h"
+#include "tls/openssl_context.h"
 
 #include <fmt/format.h>
 #include <openssl/err.h>
@@ -10,7 +10,7 @@
 #include <fstream>
 #include <stdexcept>
 
-namespace godwit::node {
+namespace godwit::tls {
 
 namespace {
 
@@ -39,7 +39,7 @@ void expect_readable(const char* what, const std::string& path) {
 /// A daemon has nobody to ask.
 int no_passphrase(char*, int, int, void*) { return 0; }
 
-std::unique_ptr<SSL_CTX, FreeSsl> make_context(const SSL_METHOD* method, const TlsFiles& files) {
+std::unique_ptr<SSL_CTX, FreeSsl> make_context(const SSL_METHOD* method, const Files& files) {
   ::ERR_clear_error();
   std::unique_ptr<SSL_CTX, FreeSsl> context(::SSL_CTX_new(method));
   SSL_CTX* const raw = context.get();
@@ -79,7 +79,7 @@ void FreeSsl::operator()(SSL_CTX* context) const { ::SSL_CTX_free(context); }
 void FreeSsl::operator()(SSL* session) const { ::SSL_free(session); }
 void FreeSsl::operator()(X509* certificate) const { ::X509_free(certificate); }
 
-TlsContexts::TlsContexts(const TlsFiles& files) {
+OpenSslContexts::OpenSslContexts(const Files& files) {
   expect_readable("CA", files.ca);
   expect_readable("certificate", files.certificate);
   expect_readable("key", files.key);
@@ -107,6 +107,7 @@ std::string common_name(const X509* certificate) {
 bool has_name(const X509* certificate, const std::string& name) {
   if (name.empty()) return false;
   if (common_name(certificate) == name) return true;
+  if (::X509_check_ip_asc(const_cast<X509*>(certificate), name.c_str(), 0) == 1) return true;
   auto* const names = static_cast<GENERAL_NAMES*>(
       ::X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr));
   bool found = false;
@@ -122,4 +123,4 @@ bool has_name(const X509* certificate, const std::string& name) {
   return found;
 }
 
-}  // namespace godwit::node
+}  // namespace godwit::tls

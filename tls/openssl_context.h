@@ -1,4 +1,4 @@
-// OpenSSL's side of a TlsContext. Part of godwit_tls.so.
+// OpenSSL's side of a Context. Part of godwit_tls.so.
 #pragma once
 
 #include <openssl/types.h>
@@ -6,9 +6,9 @@
 #include <memory>
 #include <string>
 
-#include "node/daemon/tls.h"
+#include "tls/tls.h"
 
-namespace godwit::node {
+namespace godwit::tls {
 
 struct FreeSsl {
   void operator()(SSL_CTX* context) const;
@@ -19,10 +19,10 @@ using SslContextPtr = std::unique_ptr<SSL_CTX, FreeSsl>;
 using SslPtr = std::unique_ptr<SSL, FreeSsl>;
 using CertificatePtr = std::unique_ptr<X509, FreeSsl>;
 
-class TlsContexts {
+class OpenSslContexts {
  public:
   /// Throws std::runtime_error with one line that names the file at fault.
-  explicit TlsContexts(const TlsFiles& files);
+  explicit OpenSslContexts(const Files& files);
 
   /// For the side that accepts: the peer must show a certificate that the CA signed.
   SSL_CTX* server() const { return server_.get(); }
@@ -38,7 +38,8 @@ class TlsContexts {
 CertificatePtr peer_certificate(const SSL* session);
 /// The (first) common name of its subject, or "".
 std::string common_name(const X509* certificate);
-/// Is its common name, or a DNS name among its alternative names, exactly `name`? No wildcards.
+/// Is its common name, or a DNS name or IP address among its alternative names, exactly `name`? No
+/// wildcards.
 bool has_name(const X509* certificate, const std::string& name);
 
-}  // namespace godwit::node
+}  // namespace godwit::tls
