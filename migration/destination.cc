@@ -49,9 +49,10 @@ void Destination::warm_up() noexcept { load_rdma_drivers(); }
 
 std::unique_ptr<vmm::Machine> Destination::run() {
   wire_.set_deadline(Wire::Clock::now() + std::chrono::milliseconds(kHelloTimeoutMs));
+  const bool as_wanted = !options_.tls || wire_.accept_tls(*options_.tls);
   wire_.greet();
   try {
-    prepare();
+    prepare(as_wanted);
     take_guest();
   } catch (const std::exception& error) {
     // The guest may have run for a moment: no word, so that the source does not run it as well.
@@ -88,12 +89,18 @@ void Destination::interrupt() {
 }
 
 // Builds the machine in the shape the peer names, and the channel that it chooses.
-void Destination::prepare() {
+void Destination::prepare(bool as_wanted) {
   const FrameHeader header = wire_.receive_header(kHelloTimeoutMs);
   if (header.kind != MessageKind::kHello) {
     throw ChannelError(fmt::format("the peer sent {}, Hello was due", kind_name(header.kind)));
   }
-  Hello hello = decode_hello(wire_.receive_payload(header));
+  const auto words = wire_.receive_payload(header);
+  if (!as_wanted) {
+    throw ChannelError(
+        "the source does not use TLS, and guests come here by nothing else: say godwit migrate "
+        "--tls-cert, --tls-key and --tls-ca");
+  }
+  Hello hello = decode_hello(words);
   wire_.set_deadline(std::nullopt);
   if (const std::string why = vmm::Machine::refusal(hello.requirements); !why.empty()) {
     throw ChannelError(why);
@@ -132,7 +139,7 @@ void Destination::prepare() {
   if (options_.listener && hello.streams > 1 && !shared_ram) {
     accept.streams = hello.streams;
     accept.join = random_token();
-    door.emplace(options_.listener.get(), accept.join, accept.streams - 1);
+    door.emplace(options_.listener.get(), accept.join, accept.streams - 1, options_.tls);
   }
   wire_.send_json(MessageKind::kAccept, encode(accept));
   if (door) door->await_frame(wire_, kHelloTimeoutMs);
@@ -260,7 +267,7 @@ void Destination::take_guest_without_its_memory(Handover handover) {
     const std::lock_guard lock(mutex_);
     post_copy_ = std::make_unique<PostCopy>(
         std::move(wire_), machine_->memory(), std::move(*handover.missing),
-        Comeback{std::move(options_.listener), token_}, std::move(offer));
+        Comeback{std::move(options_.listener), token_, options_.tls}, std::move(offer));
   }
   machine_->restore(handover.state);
   machine_->lock_disks();

@@ -31,6 +31,8 @@ struct DestinationOptions {
   /// The listening socket that `connection` came by, where a source comes back to that has lost it
   /// in post-copy; or none, then it cannot.
   sys::UniqueFd listener = {};
+  /// A source has to use TLS; null: it must not.
+  std::shared_ptr<const tls::Context> tls = {};
   /// Called once RAM is complete and before the state is restored (which writes kvmclock's pages):
   /// both ends stand still. Throws to refuse the guest.
   std::function<void(vmm::Machine&)> inspect = [](vmm::Machine&) {};
@@ -68,7 +70,7 @@ class Destination {
     std::vector<std::byte> state;
   };
 
-  void prepare();
+  void prepare(bool as_wanted);
   void begin_anew(const Message& begin);
   Handover receive_handover(PreFault& pre_fault);
   void take_guest();

@@ -267,6 +267,7 @@ bool PostCopy::await_source() {
 bool PostCopy::take_source(sys::UniqueFd connection) try {
   auto wire = std::make_unique<Wire>(std::move(connection));
   wire->set_deadline(Wire::Clock::now() + kComebackTimeout);
+  if (comeback_.tls && !wire->accept_tls(*comeback_.tls)) return false;
   wire->greet();
   const FrameHeader header = wire->receive_header(-1);
   const auto payload = wire->receive_payload(header);

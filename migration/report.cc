@@ -30,6 +30,7 @@ json to_json(const Report& report) {
       {"transport", report.transport},
       {"transport_reason", report.transport_reason},
       {"streams", report.streams},
+      {"tls", report.tls},
       {"total_ms", report.total_ms},
       {"setup_ms", report.setup_ms},
       {"downtime_ms", report.downtime_ms},

@@ -20,7 +20,8 @@ struct Report {
   std::string reason;     // why not completed; one line
   std::string transport;  // "rdma", "tcp" or "shared"; empty when it never came to that
   std::string transport_reason;
-  unsigned streams = 1;  // connections that carried pages
+  unsigned streams = 1;      // connections that carried pages
+  std::string tls = "none";  // who encrypted them here: "kernel", "user" (this process) or "none"
   double total_ms = 0;
   double setup_ms = 0;     // until the first page could be sent
   double downtime_ms = 0;  // from the pause to the destination's word that the guest runs

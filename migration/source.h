@@ -8,6 +8,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,9 @@
 #include "migration/report.h"
 #include "migration/throttle.h"
 #include "migration/wire.h"
+#include "tls/tls.h"
 #include "vmm/machine.h"
+#include "vmm/sys/event_fd.h"
 
 namespace godwit::migration {
 
@@ -39,6 +42,8 @@ struct SourceOptions {
   bool verify = false;              // compare digests of RAM before commit
   unsigned max_throttle = 0;        // percent of the vCPUs' time, up to kMaxThrottle; 0: none
   unsigned streams = 0;  // connections for pages by TCP, up to kMaxStreams; 0: by the CPUs here
+  std::optional<tls::Files> tls;  // all connections go by TLS
+  std::string tls_name;           // what the destination's certificate must say
 };
 
 class Source {
@@ -108,6 +113,7 @@ class Source {
   memory::PageBitmap pending_;  // pages of the round that has not ended
   memory::PageBitmap sent_;     // pages that the destination may have as something else than zero
 
+  Security security_;  // where it goes by TLS
   std::unique_ptr<Wire> wire_;
   std::unique_ptr<Channel> channel_;
   RdmaChannel* rdma_ = nullptr;  // channel_, where it goes by that
@@ -124,6 +130,7 @@ class Source {
   std::uint64_t sent_before_ = 0;       // bytes that another transport has sent, which has failed
 
   std::atomic<bool> cancelled_ = false;
+  sys::EventFd given_up_;     // readable then
   mutable std::mutex mutex_;  // guards progress_, and wire_'s being there for cancel()
   Progress progress_;
 };

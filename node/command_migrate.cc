@@ -22,6 +22,7 @@
 #include "node/host_port.h"
 #include "node/options.h"
 #include "node/report_text.h"
+#include "node/tls_options.h"
 #include "node/units.h"
 
 namespace godwit::node {
@@ -197,6 +198,15 @@ int tell(const std::string& name, const std::string& to, const json& report, boo
   return code;
 }
 
+json tls_of(const Options& options) {
+  json tls = json::object();
+  if (const auto files = tls_files(options)) {
+    tls = {{"ca", files->ca}, {"certificate", files->certificate}, {"key", files->key}};
+  }
+  if (options.has("tls-name")) tls["name"] = options.text("tls-name");
+  return tls;
+}
+
 int resume(const Options& options) {
   if (options.has("to")) throw UsageError("--to: a resumed move goes where it went");
   const ControlClient client(options.text("NAME"));
@@ -230,7 +240,11 @@ int migrate_command(const Words& words) {
       .value("streams", "N",
              "connections that carry pages by TCP, 1 to 16; 0: as many as CPUs, at most 4", "0")
       .value("timeout", "TIME", "give the move up after that long; 0: never", "60s")
-      .value("node", "SOCKET", "of the node that knows PEER, instead of the one of this host")
+      .value("node", "SOCKET", "of the node that knows PEER, instead of the one of this host");
+  add_tls_options(options, "this move, instead of the certificates of the guest's process");
+  options
+      .value("tls-name", "NAME",
+             "what the destination's certificate has to say, if not the HOST of --to")
       .flag("verify",
             "compare digests of all memory before the commit: the guest stands still longer")
       .flag("resume", "go on with a move that has lost its link in post-copy; without --to")
@@ -265,6 +279,10 @@ int migrate_command(const Words& words) {
             {"verify", options.on("verify")},
             {"throttle_percent", options.count("throttle", 0, 95)},
             {"streams", options.count("streams", 0, 16)}};
+  if (const json tls = tls_of(options); !tls.empty()) {
+    if (to_peer) throw UsageError("--tls-...: a move to a peer goes by the node's certificates");
+    body["tls"] = tls;
+  }
   const NodeClient node(
       options.has("node") ? options.text("node") : runtime_directory() + "/node.api", nullptr);
   const ControlClient client(to_peer ? guest_of(node, options.text("NAME")) : options.text("NAME"));

@@ -11,6 +11,7 @@
 #include "node/machine_options.h"
 #include "node/options.h"
 #include "node/serve.h"
+#include "node/tls_options.h"
 
 namespace godwit::node {
 
@@ -76,6 +77,7 @@ int restore_command(const Words& words) {
   Consoles consoles(console);
   auto restored = migration::restore_machine(std::move(open), consoles.sink(), disks);
   Guest guest(restored->config(), consoles, Guest::Arriving{});
+  guest.set_tls(tls_files(options));
   Serving serving(guest, std::move(socket));
   restored->resume();
   guest.arrived(std::move(restored), nullptr);

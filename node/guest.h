@@ -21,6 +21,7 @@
 #include "node/guest_control.h"
 #include "node/move.h"
 #include "node/snapshot_job.h"
+#include "tls/tls.h"
 #include "vmm/machine.h"
 #include "vmm/memory/dirty_rate.h"
 
@@ -64,6 +65,10 @@ class Guest : public GuestControl {
   /// The options of `godwit receive` with which a successor of this process serves the guest as
   /// this one does. Before it can be asked to upgrade.
   void set_successor_words(std::vector<std::string> words) { successor_words_ = std::move(words); }
+
+  /// By which it moves where nothing else is asked for; without, in plain. Before it can be asked
+  /// to.
+  void set_tls(std::optional<tls::Files> files) { tls_ = std::move(files); }
 
   /// Ends the guest as soon as that can be done cleanly: a move is cancelled first. From any
   /// thread.
@@ -138,6 +143,7 @@ class Guest : public GuestControl {
   std::optional<Outcome> outcome_;  // how it is to end, once that is decided
 
   std::vector<std::string> successor_words_;
+  std::optional<tls::Files> tls_;
   std::string moving_to_;
   std::unique_ptr<Move> move_;  // while kMigrating, and as long as it can be resumed
   SnapshotRequest snapshot_request_;

@@ -6,8 +6,11 @@
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <stdexcept>
 #include <string>
+
+#include "tls/tls.h"
 
 namespace godwit::node {
 
@@ -29,11 +32,13 @@ struct MoveRequest {
   std::string transport = "auto";  // "auto", "rdma" or "tcp"
   std::string mode = "precopy";    // "precopy", "postcopy" or "hybrid"
   std::uint64_t downtime_limit_ms = 50;
-  std::uint64_t max_bandwidth = 0;    // bits a second, 0: as fast as it goes
-  std::uint64_t timeout_ms = 60'000;  // for the whole move, 0: none
-  bool verify = false;                // compare digests of memory before the commit
-  unsigned throttle_percent = 0;      // at most that much of the vCPUs' time, 0 to 95
-  unsigned streams = 0;               // connections for pages by TCP, 0: by the host's CPUs
+  std::uint64_t max_bandwidth = 0;     // bits a second, 0: as fast as it goes
+  std::uint64_t timeout_ms = 60'000;   // for the whole move, 0: none
+  bool verify = false;                 // compare digests of memory before the commit
+  unsigned throttle_percent = 0;       // at most that much of the vCPUs' time, 0 to 95
+  unsigned streams = 0;                // connections for pages by TCP, 0: by the host's CPUs
+  std::optional<tls::Files> tls = {};  // those of the guest's process if none are given
+  std::string tls_name = {};           // of the destination's certificate; empty: the host in `to`
 };
 
 struct SnapshotRequest {

@@ -8,8 +8,10 @@ namespace godwit::node {
 using nlohmann::json;
 
 void Guest::migrate(const MoveRequest& request, MoveDone done) {
+  MoveRequest whole = request;
+  if (!whole.tls) whole.tls = tls_;
   begin_move(
-      "move", [&] { return std::make_unique<Move>(*machine_, request); }, std::move(done));
+      "move", [&] { return std::make_unique<Move>(*machine_, whole); }, std::move(done));
 }
 
 void Guest::upgrade(const std::string& program, MoveDone done) {

@@ -17,6 +17,7 @@
 #include "node/host_events.h"
 #include "node/start_clock.h"
 #include "node/terminal.h"
+#include "node/tls_options.h"
 #include "node/units.h"
 #include "vmm/sys/background.h"
 #include "vmm/sys/start_up.h"
@@ -98,6 +99,8 @@ void add_serve_options(Options& options) {
              "a second, fast console for the guest, hvc0, and where it goes (a guest that arrives "
              "has one or has not)")
       .value("api", "PATH", "control socket, instead of NAME.sock in the runtime directory");
+  options.group("Moves");
+  add_tls_options(options, "moves of this guest, away and to here, and no others");
 }
 
 namespace {
@@ -132,6 +135,9 @@ std::vector<std::string> successor_words(const Options& options, const std::stri
   std::vector<std::string> words = {"--name", name,           "--console", options.text("console"),
                                     "--api",  socket.string()};
   if (options.has("hvc")) words.insert(words.end(), {"--hvc", options.text("hvc")});
+  if (const auto files = tls_files(options)) {
+    for (std::string& word : tls_words(*files)) words.push_back(std::move(word));
+  }
   return words;
 }
 

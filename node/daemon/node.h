@@ -161,7 +161,7 @@ class Node {
     double load_before = 0;
   };
   Leaving begin_move(const std::string& guest, const std::string& peer);
-  nlohmann::json send(const std::string& api, const nlohmann::json& settings,
+  nlohmann::json send(const std::string& api, const std::string& peer, nlohmann::json settings,
                       std::string& why) const;
   void end_move(const std::string& guest, bool completed);
   void conclude_record(std::uint64_t record, const nlohmann::json& outcome, double load_before);

@@ -198,8 +198,19 @@ Node::Leaving Node::begin_move(const std::string& name, const std::string& peer)
   return leaving;
 }
 
-/// The guest's own move: its report, or null and why there is none. Blocks.
-json Node::send(const std::string& api, const json& settings, std::string& why) const {
+/// The guest's own move to a place at the peer: its report, or null and why there is none. Blocks.
+json Node::send(const std::string& api, const std::string& peer, json settings,
+                std::string& why) const {
+  if (text_in(settings, "transport").value_or("auto") == "auto") {
+    settings["transport"] = config_.transport;
+  }
+  // Named here, too, for guests that were started by somebody else.
+  if (config_.tls) {
+    settings["tls"] = {{"ca", config_.tls->ca},
+                       {"certificate", config_.tls->certificate},
+                       {"key", config_.tls->key},
+                       {"name", peer}};
+  }
   json report;
   try {
     report = NodeClient(api, nullptr).request("POST", "/v1/migrate", settings, kMoveTimeout);
@@ -250,7 +261,7 @@ json Node::move_guest(const std::string& name, const std::string& peer, std::uin
         {{"guest", leaving.description}, {"from", config_.name}, {"forced", record == 0}},
         kReserveTimeout);
     settings["to"] = text_in(place, "address").value_or("");
-    report = send(leaving.api, settings, why);
+    report = send(leaving.api, peer, settings, why);
     if (text_in(report, "status") != "completed") {
       const std::string target = "/v1/reservations/" + text_in(place, "id").value_or("");
       peers_.request(peer, "DELETE", target, nullptr, kReleaseTimeout);

@@ -159,7 +159,7 @@ json Node::give_back(const std::string& reservation, const std::string& address)
     extend_place(Clock::time_point::max());  // it may be that its guest comes only after this
   }
   std::string why;
-  json report = send(leaving.api, {{"to", address}}, why);
+  json report = send(leaving.api, peer, {{"to", address}}, why);
   const std::lock_guard lock(mutex_);
   end_move(name, completed(report));
   extend_place(Clock::now() + config_.reservation);
@@ -233,7 +233,7 @@ void Node::release_both(const Swap& swap) {
 }
 
 void Node::send_out(Swap& swap) {
-  swap.out = send(swap.leaving.api, {{"to", swap.there_address}}, swap.out_why);
+  swap.out = send(swap.leaving.api, swap.peer, {{"to", swap.there_address}}, swap.out_why);
   swap.out_done = completed(swap.out);
 }
 
