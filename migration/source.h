@@ -18,8 +18,8 @@
 #include "migration/protocol.h"
 #include "migration/report.h"
 #include "migration/throttle.h"
+#include "migration/tls/tls.h"
 #include "migration/wire.h"
-#include "tls/tls.h"
 #include "vmm/machine.h"
 #include "vmm/sys/event_fd.h"
 

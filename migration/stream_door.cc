@@ -14,7 +14,7 @@
 #include <iterator>
 #include <utility>
 
-#include "tls/module.h"
+#include "migration/tls/module.h"
 #include "vmm/sys/error.h"
 
 namespace godwit::migration {

@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "migration/protocol.h"
+#include "migration/tls/stream.h"
+#include "migration/tls/tls.h"
 #include "migration/wire.h"
-#include "tls/stream.h"
-#include "tls/tls.h"
 #include "vmm/sys/unique_fd.h"
 
 namespace godwit::migration {

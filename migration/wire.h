@@ -13,8 +13,8 @@
 
 #include "migration/channel.h"
 #include "migration/protocol.h"
-#include "tls/stream.h"
-#include "tls/tls.h"
+#include "migration/tls/stream.h"
+#include "migration/tls/tls.h"
 #include "vmm/sys/event_fd.h"
 #include "vmm/sys/unique_fd.h"
 

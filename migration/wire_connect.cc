@@ -11,8 +11,8 @@
 #include <cstring>
 #include <memory>
 
+#include "migration/tls/module.h"
 #include "migration/wire.h"
-#include "tls/module.h"
 
 namespace godwit::migration {
 

@@ -17,11 +17,11 @@
 #include <vector>
 
 #include "migration/postcopy_destination.h"
+#include "migration/tls/tls.h"
 #include "node/console.h"
 #include "node/guest_control.h"
 #include "node/move.h"
 #include "node/snapshot_job.h"
-#include "tls/tls.h"
 #include "vmm/machine.h"
 #include "vmm/memory/dirty_rate.h"
 

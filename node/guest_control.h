@@ -10,7 +10,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "tls/tls.h"
+#include "migration/tls/tls.h"
 
 namespace godwit::node {
 

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "migration/tls/tls.h"
 #include "node/options.h"
-#include "tls/tls.h"
 
 namespace godwit::node {
 

@@ -8,8 +8,8 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
+#include "migration/tls/tls.h"
 #include "node/http_call.h"
-#include "tls/tls.h"
 
 namespace godwit::node {
 

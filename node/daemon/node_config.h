@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "balancer/policy.h"
-#include "tls/tls.h"
+#include "migration/tls/tls.h"
 
 namespace godwit::node {
 

@@ -7,9 +7,9 @@
 #include <boost/asio/ssl/error.hpp>
 #include <boost/beast/ssl/ssl_stream.hpp>
 
+#include "migration/tls/module.h"
+#include "migration/tls/openssl_context.h"
 #include "node/http_server.h"
-#include "tls/module.h"
-#include "tls/openssl_context.h"
 
 namespace godwit::node {
 

@@ -3,8 +3,8 @@
 
 #include <memory>
 
+#include "migration/tls/tls.h"
 #include "node/control_server.h"
-#include "tls/tls.h"
 
 namespace godwit::node {
 

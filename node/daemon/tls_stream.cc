@@ -7,7 +7,7 @@
 #include <boost/system/error_code.hpp>
 #include <cerrno>
 
-#include "tls/module.h"
+#include "migration/tls/module.h"
 
 namespace godwit::node {
 

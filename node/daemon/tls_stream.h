@@ -5,9 +5,9 @@
 #include <memory>
 #include <string>
 
+#include "migration/tls/stream.h"
+#include "migration/tls/tls.h"
 #include "node/http_call.h"
-#include "tls/stream.h"
-#include "tls/tls.h"
 
 namespace godwit::node {
 

@@ -10,12 +10,12 @@
 #include <thread>
 
 #include "migration/stream_door.h"
+#include "migration/tls/module.h"
+#include "migration/tls/tls.h"
 #include "tests/migration/channel_suite.h"
 #include "tests/migration/sockets.h"
 #include "tests/migration/tcp_ends.h"
-#include "tests/tls/certificates.h"
-#include "tls/module.h"
-#include "tls/tls.h"
+#include "tests/migration/tls/certificates.h"
 
 namespace godwit::testing {
 namespace {

@@ -19,7 +19,7 @@
 #include "node/control_server.h"
 #include "node/control_socket.h"
 #include "node/listener.h"
-#include "tests/tls/certificates.h"
+#include "tests/migration/tls/certificates.h"
 
 namespace godwit::node {
 namespace {

@@ -1,4 +1,4 @@
-#include "tls/openssl_stream.h"
+#include "migration/tls/openssl_stream.h"
 
 #include <sys/uio.h>
 

@@ -4,9 +4,9 @@
 #include <memory>
 #include <string>
 
-#include "tls/module.h"
-#include "tls/openssl_session.h"
-#include "tls/traffic_keys.h"
+#include "migration/tls/module.h"
+#include "migration/tls/openssl_session.h"
+#include "migration/tls/traffic_keys.h"
 
 namespace godwit::tls {
 

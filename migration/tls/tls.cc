@@ -1,4 +1,4 @@
-#include "tls/tls.h"
+#include "migration/tls/tls.h"
 
 #include <dlfcn.h>
 #include <fmt/format.h>
@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "tls/module.h"
+#include "migration/tls/module.h"
 
 namespace godwit::tls {
 

@@ -1,4 +1,4 @@
-#include "tls/traffic_keys.h"
+#include "migration/tls/traffic_keys.h"
 
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>

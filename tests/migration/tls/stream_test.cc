@@ -1,4 +1,4 @@
-#include "tls/stream.h"
+#include "migration/tls/stream.h"
 
 #include <gtest/gtest.h>
 #include <netinet/tcp.h>
@@ -16,10 +16,10 @@
 #include <thread>
 #include <vector>
 
+#include "migration/tls/module.h"
+#include "migration/tls/tls.h"
 #include "tests/migration/sockets.h"
-#include "tests/tls/certificates.h"
-#include "tls/module.h"
-#include "tls/tls.h"
+#include "tests/migration/tls/certificates.h"
 
 namespace godwit::tls {
 namespace {

@@ -5,8 +5,8 @@
 #include <memory>
 #include <string>
 
-#include "tls/stream.h"
-#include "tls/traffic_keys.h"
+#include "migration/tls/stream.h"
+#include "migration/tls/traffic_keys.h"
 
 namespace godwit::tls {
 

@@ -4,7 +4,7 @@
 #include <array>
 #include <cstddef>
 
-#include "tls/openssl_session.h"
+#include "migration/tls/openssl_session.h"
 
 namespace godwit::tls {
 

@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "tls/tls.h"
+#include "migration/tls/tls.h"
 
 namespace godwit::tls {
 

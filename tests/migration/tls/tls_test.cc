@@ -1,4 +1,4 @@
-#include "tls/tls.h"
+#include "migration/tls/tls.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "tests/tls/certificates.h"
+#include "tests/migration/tls/certificates.h"
 
 namespace godwit::tls {
 namespace {

@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "tls/tls.h"
+#include "migration/tls/tls.h"
 
 namespace godwit::tls {
 

@@ -1,4 +1,4 @@
-#include "tests/tls/certificates.h"
+#include "tests/migration/tls/certificates.h"
 
 #include <openssl/evp.h>
 #include <openssl/pem.h>

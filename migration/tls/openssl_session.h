@@ -8,8 +8,8 @@
 #include <cerrno>
 #include <string>
 
-#include "tls/openssl_context.h"
-#include "tls/stream.h"
+#include "migration/tls/openssl_context.h"
+#include "migration/tls/stream.h"
 
 namespace godwit::tls {
 

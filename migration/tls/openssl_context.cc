@@ -1,4 +1,4 @@
-#include "tls/openssl_context.h"
+#include "migration/tls/openssl_context.h"
 
 #include <fmt/format.h>
 #include <openssl/err.h>

@@ -1,12 +1,12 @@
-#include "tls/openssl_handshake.h"
+#include "migration/tls/openssl_handshake.h"
 
 #include <fmt/format.h>
 #include <poll.h>
 
 #include <utility>
 
-#include "tls/kernel_stream.h"
-#include "tls/openssl_stream.h"
+#include "migration/tls/kernel_stream.h"
+#include "migration/tls/openssl_stream.h"
 
 namespace godwit::tls {
 

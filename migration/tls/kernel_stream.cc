@@ -1,4 +1,4 @@
-#include "tls/kernel_stream.h"
+#include "migration/tls/kernel_stream.h"
 
 #include <fmt/format.h>
 #include <linux/tls.h>
@@ -17,7 +17,7 @@
 #include <cstring>
 #include <thread>
 
-#include "tls/openssl_session.h"
+#include "migration/tls/openssl_session.h"
 
 #ifndef SOL_TLS
 #define SOL_TLS 282

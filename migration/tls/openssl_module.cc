@@ -3,9 +3,9 @@
 #include <stdexcept>
 #include <string_view>
 
-#include "tls/module.h"
-#include "tls/openssl_context.h"
-#include "tls/openssl_handshake.h"
+#include "migration/tls/module.h"
+#include "migration/tls/openssl_context.h"
+#include "migration/tls/openssl_handshake.h"
 
 namespace godwit::tls {
 

@@ -1,4 +1,4 @@
-#include "tls/openssl_session.h"
+#include "migration/tls/openssl_session.h"
 
 #include <fmt/format.h>
 #include <sys/socket.h>

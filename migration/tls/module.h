@@ -6,8 +6,8 @@
 #include <memory>
 #include <string>
 
-#include "tls/stream.h"
-#include "tls/tls.h"
+#include "migration/tls/stream.h"
+#include "migration/tls/tls.h"
 
 namespace godwit::tls {
 
