@@ -1,7 +1,9 @@
 """Moves under TLS 1.3 with certificates of both ends: what goes by it, what is refused, and the faults of a move again."""
 
 import json
+import os
 import socket
+import ssl
 import threading
 import time
 import unittest
@@ -250,6 +252,16 @@ class TlsMoveTest(Case):
                 self.one_line(destination.err.lines[-1])
                 self.assertRegex(destination.err.lines[-1], why)
 
+    def test_a_peer_without_a_certificate_is_refused(self):
+        destination = self.receive(more=tls_words(self.b))
+        host, port = destination.address.split(":")
+        context = ssl.create_default_context(cafile=self.authority.certificate)
+        with socket.create_connection((host, int(port))) as peer, self.assertRaisesRegex(ssl.SSLError, "CERTIFICATE_REQUIRED"):
+            context.wrap_socket(peer, server_hostname="127.0.0.1").recv(1)
+        self.ended(destination, 1, 5)
+        self.one_line(destination.err.lines[-1])
+        self.assertIn("the source shows no certificate", destination.err.lines[-1])
+
     def test_files_that_cannot_be_used_are_named(self):
         nowhere = self.folder / "nowhere"
         for words, why in ((["--tls-cert", self.b["certificate"]], "all three of them, or none"),
@@ -262,6 +274,35 @@ class TlsMoveTest(Case):
                 self.assertIn(why, err)
         destination = self.receive(more=tls_words(self.b))
         self.refused(destination.address, *tls_words({**self.a, "key": self.b["key"]}), says="is not the key of", there="")
+
+
+class TlsRdmaTest(Case):
+    """RDMA does not encrypt: with TLS guests go by it only when asked to, and the connection is encrypted."""
+
+    def test_rdma_has_to_be_asked_for(self):
+        host = os.environ.get("GODWIT_RDMA_ADDRESS")
+        self.assertIsNotNone(host, "GODWIT_RDMA_ADDRESS is not set: run this by ci/runner")
+        authority = Authority(self.folder)
+        a, b = authority.issue("a"), authority.issue("b", also=f"IP:{host}")
+        source = self.run_guest("pattern.elf", append="mib=4 rate=1 tick=20")
+        self.line(source, r"^tick .* pages=[1-9]\d{3}", 60)
+        for transport in ("rdma", "auto"):
+            destination = self.receive(listen=f"{host}:0", more=tls_words(b))
+            link = Tap(destination.address)
+            self.addCleanup(link.close)
+            status, out, err = self.godwit("migrate", source.api, "--to", link.address, "--transport", transport, "--verify", "--json",
+                                           *tls_words(a), seconds=60)
+            self.assertEqual(status, MOVED, err)
+            report = json.loads(out)
+            self.assertEqual((report["transport"], report["tls"]), ("rdma" if transport == "rdma" else "tcp", "kernel"))
+            self.assertIn("reach each other" if transport == "rdma" else "does not encrypt", report["transport_reason"])
+            self.assertNotIn(b"memory_bytes", link.heard)
+            self.ended(source, 0)
+            source = destination
+        self.assertTrue(source.wait_ticks(3, 20))
+        source.type("v")
+        self.line(source, "^verified", 60)
+        self.no_corruption(source)
 
 
 if __name__ == "__main__":
