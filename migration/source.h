@@ -42,8 +42,8 @@ struct SourceOptions {
   bool verify = false;              // compare digests of RAM before commit
   unsigned max_throttle = 0;        // percent of the vCPUs' time, up to kMaxThrottle; 0: none
   unsigned streams = 0;  // connections for pages by TCP, up to kMaxStreams; 0: by the CPUs here
-  std::optional<tls::Files> tls;  // all connections go by TLS
-  std::string tls_name;           // what the destination's certificate must say
+  std::optional<tls::Files> tls = {};  // all connections go by TLS
+  std::string tls_name = {};           // what the destination's certificate must say
 };
 
 class Source {
