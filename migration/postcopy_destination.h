@@ -29,7 +29,7 @@ namespace godwit::migration {
 struct Comeback {
   sys::UniqueFd listener;  // a listening TCP socket, or none: then it cannot
   std::string token;
-  std::shared_ptr<const tls::Context> tls;  // by which it comes; null: it does not
+  std::shared_ptr<const tls::Context> tls = {};  // by which it comes; null: it does not
 };
 
 class PostCopy {

@@ -256,8 +256,9 @@ class TlsMoveTest(Case):
         destination = self.receive(more=tls_words(self.b))
         host, port = destination.address.split(":")
         context = ssl.create_default_context(cafile=self.authority.certificate)
-        with socket.create_connection((host, int(port))) as peer, self.assertRaisesRegex(ssl.SSLError, "CERTIFICATE_REQUIRED"):
-            context.wrap_socket(peer, server_hostname="127.0.0.1").recv(1)
+        with context.wrap_socket(socket.create_connection((host, int(port))), server_hostname="127.0.0.1") as peer:
+            with self.assertRaisesRegex(ssl.SSLError, "CERTIFICATE_REQUIRED"):
+                peer.recv(1)
         self.ended(destination, 1, 5)
         self.one_line(destination.err.lines[-1])
         self.assertIn("the source shows no certificate", destination.err.lines[-1])
