@@ -20,6 +20,12 @@ class ChannelError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// The peer has said that it does not go on: Refuse or Abort.
+class PeerGaveUp : public ChannelError {
+ public:
+  using ChannelError::ChannelError;
+};
+
 /// The transport has failed, and the connection that carries messages has not, as far as is known:
 /// the move can go on by another.
 class TransportLost : public ChannelError {
@@ -40,6 +46,9 @@ class Channel {
 
   virtual std::string_view name() const = 0;  // "tcp", "rdma", "loopback"
 
+  /// Source: these pages, ascending, are likely to be written soon. A transport that has to get
+  /// ready for that begins to.
+  virtual void prepare(std::span<const memory::PageRange> /*ranges*/) {}
   /// Sends pages out of guest RAM into the peer's; may return before they land.
   virtual void write(std::span<const memory::PageRange> ranges) = 0;
   /// Tells the peer that these pages are zero now; cheap. For pages that it has as something else.
@@ -56,6 +65,9 @@ class Channel {
   /// Destination, after the last page: from now on the peer cannot reach guest RAM through this
   /// channel, which goes on carrying messages. While nothing is received.
   virtual void seal() {}
+  /// After seal(): gives back what it had of guest RAM, which may take a while. Messages go on
+  /// meanwhile in another thread.
+  virtual void release() {}
 
   /// Makes the blocked and all later calls throw. The only method safe from other threads.
   virtual void interrupt() = 0;

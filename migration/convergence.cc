@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "vmm/memory/page_range.h"
@@ -12,25 +13,32 @@ namespace godwit::migration {
 namespace {
 
 constexpr double kWorthSending = 0.25;  // of the fixed part of the downtime
-
-double ms_for(std::uint64_t bytes, double bytes_per_ms) {
-  if (bytes == 0) return 0;
-  return bytes_per_ms > 0 ? static_cast<double>(bytes) / bytes_per_ms : 1e9;
-}
-
-bool another_round_pays(const RoundFacts& facts, double paused_ms) {
-  // What is dirtied meanwhile is to this round as this round is to the last.
-  const double round_ms = ms_for(facts.dirty_bytes, facts.bytes_per_ms);
-  return paused_ms > facts.fixed_ms * kWorthSending && round_ms <= facts.elapsed_ms / 10 &&
-         round_ms <= facts.last_round_ms / 4;
-}
-
-constexpr double kStalled = 0.8;  // pages dirtied for a page sent: the next round is as long
+constexpr double kStalled = 0.8;        // pages dirtied for a page sent: the next round is as long
 constexpr unsigned kThrottleStep = 20;
+constexpr unsigned kMostRounds = 1000;
+constexpr double kMargin = 1.5;  // of a time-out over what is predicted
+
+double ms_for(double bytes, double bytes_per_ms) {
+  if (bytes <= 0) return 0;
+  return bytes_per_ms > 0 ? bytes / bytes_per_ms : 1e9;
+}
+
+double running(unsigned throttled) { return 1 - throttled / 100.0; }
 
 double dirtied_per_sent(const Round& round) {
   return static_cast<double>(round.dirty_pages) /
          static_cast<double>(std::max<std::uint64_t>(round.pages, 1));
+}
+
+bool another_round_pays(const RoundFacts& facts, double paused_ms) {
+  const auto dirty = static_cast<double>(facts.dirty_bytes);
+  const double round_ms = ms_for(dirty, facts.bytes_per_ms);
+  // As long as there is no curve, what is dirtied meanwhile is to this round as this to the last.
+  const double dirtied = facts.curve.known()
+                             ? facts.curve.after(round_ms * running(facts.throttled))
+                             : dirty * round_ms / facts.last_round_ms;
+  return paused_ms > facts.fixed_ms * kWorthSending && round_ms <= facts.elapsed_ms / 10 &&
+         dirtied <= dirty / 4;
 }
 
 unsigned next_throttle(const RoundFacts& facts) {
@@ -38,14 +46,29 @@ unsigned next_throttle(const RoundFacts& facts) {
   return std::min(facts.throttled + kThrottleStep, facts.max_throttle);
 }
 
-/// The guest dirties its memory faster than the link carries it, or as good as that.
+/// The guest dirties its memory faster than the link carries it, or as good as that. One round is
+/// enough where it has left that much: a shorter one leaves more for each page sent.
 bool is_hopeless(const RoundFacts& facts) {
   if (facts.throttled < facts.max_throttle) return false;
   return !will_converge(facts) ||
          (facts.rounds.size() == 1 && dirtied_per_sent(facts.rounds[0]) >= kStalled);
 }
 
+std::string too_fast(const RoundFacts& facts, double downtime_ms) {
+  return fmt::format(
+      "the guest dirties its memory too fast: after {:.0f} s the downtime would be {:.0f} ms, the "
+      "limit is {:.0f} ms; raise --downtime-limit, --timeout or --throttle, or make the guest "
+      "calmer",
+      facts.elapsed_ms / 1000, downtime_ms, facts.downtime_limit_ms);
+}
+
 }  // namespace
+
+void add_round(RoundFacts& facts) {
+  const double age = facts.rounds.size() == 1 ? 0.5 : 1;
+  facts.curve.add(facts.last_round_ms * age * running(facts.throttled),
+                  static_cast<double>(facts.dirty_bytes));
+}
 
 bool will_converge(const RoundFacts& facts) {
   const std::size_t count = facts.rounds.size();
@@ -53,19 +76,26 @@ bool will_converge(const RoundFacts& facts) {
   const double ratio = std::min(dirtied_per_sent(facts.rounds[count - 1]),
                                 dirtied_per_sent(facts.rounds[count - 2]));
   if (ratio >= kStalled) return false;
-  if (facts.timeout_ms <= 0) return true;
-  // Rounds that shrink by `ratio` make a geometric series, which ends where one fits the limit.
-  const double limit_ms = std::max(facts.downtime_limit_ms - facts.fixed_ms, 1.0) *
-                          facts.unheld_per_ms / facts.bytes_per_ms;
-  const double first_ms = static_cast<double>(facts.dirty_bytes) / facts.bytes_per_ms;
-  const double all_ms = std::max(0.0, (first_ms - limit_ms * ratio) / (1 - ratio));
-  return facts.elapsed_ms + all_ms <= facts.timeout_ms;
+  const double limit =
+      std::max(facts.downtime_limit_ms - facts.fixed_ms, 1.0) * facts.unheld_per_ms;
+  double elapsed_ms = facts.elapsed_ms;
+  auto left = static_cast<double>(facts.dirty_bytes);
+  while (left > limit) {
+    const double round_ms = left / facts.bytes_per_ms;
+    const double next =
+        facts.curve.known() ? facts.curve.after(round_ms * running(facts.throttled)) : left * ratio;
+    elapsed_ms += round_ms;
+    if (next >= left * kStalled && next > limit) return false;
+    if (facts.timeout_ms > 0 && elapsed_ms > facts.timeout_ms) return false;
+    left = next;
+  }
+  return true;
 }
 
 Verdict decide(const RoundFacts& facts) {
   Verdict verdict;
   verdict.throttle = facts.throttled;
-  const double sending_ms = ms_for(facts.dirty_bytes, facts.unheld_per_ms);
+  const double sending_ms = ms_for(static_cast<double>(facts.dirty_bytes), facts.unheld_per_ms);
   verdict.predicted_downtime_ms = facts.fixed_ms + sending_ms;
   // Nothing left to send is as short as it gets, whatever the limit.
   if (facts.dirty_bytes == 0) {
@@ -76,41 +106,110 @@ Verdict decide(const RoundFacts& facts) {
     verdict.action = Verdict::Action::kPostCopy;
   } else if (facts.timeout_ms > 0 && facts.elapsed_ms >= facts.timeout_ms) {
     verdict.action = Verdict::Action::kGiveUp;
-    verdict.why = fmt::format(
-        "the guest dirties its memory too fast: after {:.0f} s the downtime would be {:.0f} ms, "
-        "the limit is "
-        "{:.0f} ms; raise --downtime-limit, --timeout or --throttle, or make the guest calmer",
-        facts.elapsed_ms / 1000, verdict.predicted_downtime_ms, facts.downtime_limit_ms);
+    verdict.why = too_fast(facts, verdict.predicted_downtime_ms);
   } else {
     verdict.throttle = next_throttle(facts);
   }
   return verdict;
 }
 
-std::optional<Prediction> predict(const RoundFacts& facts) {
-  constexpr unsigned kMostRounds = 1000;
-  const auto running = [](unsigned throttled) { return 1 - throttled / 100.0; };
+namespace {
+
+/// What is dirty after a round that sends `sent` bytes. Its pages are clean from their turn on,
+/// half of the round on average; the others that the guest writes, all of the round. `whole`: all
+/// that it is known to write.
+double dirtied_by(const DirtyCurve& guest, double guest_ms, double sent, double whole) {
+  const double share = whole > 0 ? std::min(sent / whole, 1.0) : 1;
+  return share * guest.after(guest_ms / 2) + (1 - share) * guest.after(guest_ms);
+}
+
+/// Sends one round of `now`, which is then as it will be found at its end.
+void send_round(RoundFacts& now, std::vector<Round>& rounds, const DirtyCurve& guest) {
+  const auto sent = static_cast<double>(now.dirty_bytes);
+  const double whole = rounds.empty() ? sent : guest.after(rounds[0].ms);
+  now.last_round_ms = ms_for(sent, now.bytes_per_ms);
+  now.elapsed_ms += now.last_round_ms;
+  double dirtied = dirtied_by(guest, now.last_round_ms * running(now.throttled), sent, whole);
+  if (now.data_bytes > 0) dirtied = std::min(dirtied, now.data_bytes);
+  rounds.push_back({now.dirty_bytes / memory::kPageSize, now.dirty_bytes, now.last_round_ms, 0});
+  now.dirty_bytes = static_cast<std::uint64_t>(std::min(dirtied, 1e18));
+  rounds.back().dirty_pages = now.dirty_bytes / memory::kPageSize;
+  now.rounds = rounds;
+  add_round(now);
+}
+
+}  // namespace
+
+Prediction predict_post_copy(const RoundFacts& facts) {
+  const double rest_ms = ms_for(static_cast<double>(facts.dirty_bytes), facts.bytes_per_ms);
+  return {.total_ms = facts.elapsed_ms + facts.fixed_ms + rest_ms,
+          .downtime_ms = facts.fixed_ms,
+          .rounds = static_cast<unsigned>(facts.rounds.size()),
+          .throttle = facts.throttled,
+          .post_copy = true};
+}
+
+Forecast predict(const RoundFacts& facts, const DirtyCurve& guest) {
   RoundFacts now = facts;
   std::vector<Round> rounds(facts.rounds.begin(), facts.rounds.end());
-  const double dirtied_per_ms = static_cast<double>(facts.dirty_bytes) /
-                                std::max(facts.last_round_ms * running(facts.throttled), 1e-3);
-  for (unsigned i = 0; i < kMostRounds; ++i) {
-    now.rounds = rounds;
-    const Verdict verdict = decide(now);
-    if (verdict.action == Verdict::Action::kSwitchOver) {
-      return Prediction{now.elapsed_ms + verdict.predicted_downtime_ms,
-                        verdict.predicted_downtime_ms};
+  now.rounds = rounds;
+  Verdict verdict;
+  while (rounds.size() < kMostRounds) {
+    if (!rounds.empty()) {
+      verdict = decide(now);
+      now.throttled = verdict.throttle;
     }
-    if (verdict.action != Verdict::Action::kGoOn || now.bytes_per_ms <= 0) return std::nullopt;
-    now.throttled = verdict.throttle;
-    now.last_round_ms = static_cast<double>(now.dirty_bytes) / now.bytes_per_ms;
-    now.elapsed_ms += now.last_round_ms;
-    const double dirtied = dirtied_per_ms * running(now.throttled) * now.last_round_ms;
-    rounds.push_back({now.dirty_bytes / memory::kPageSize, now.dirty_bytes, now.last_round_ms, 0});
-    now.dirty_bytes = std::min(facts.dirty_bytes, static_cast<std::uint64_t>(dirtied));
-    rounds.back().dirty_pages = now.dirty_bytes / memory::kPageSize;
+    switch (verdict.action) {
+      case Verdict::Action::kPostCopy:
+        return {predict_post_copy(now), {}};
+      case Verdict::Action::kSwitchOver:
+        return {Prediction{.total_ms = now.elapsed_ms + verdict.predicted_downtime_ms,
+                           .downtime_ms = verdict.predicted_downtime_ms,
+                           .rounds = static_cast<unsigned>(rounds.size()),
+                           .throttle = now.throttled},
+                {}};
+      case Verdict::Action::kGiveUp:
+        return {std::nullopt, verdict.why};
+      case Verdict::Action::kGoOn:
+        break;
+    }
+    send_round(now, rounds, guest);
   }
-  return std::nullopt;
+  return {std::nullopt, too_fast(now, verdict.predicted_downtime_ms)};
+}
+
+std::vector<Remedy> remedies(const RoundFacts& facts, const DirtyCurve& guest) {
+  std::vector<Remedy> found;
+  const auto try_out = [&](const std::string& option, const RoundFacts& changed) {
+    const auto end = predict(changed, guest).end;
+    if (end) found.push_back({option, *end});
+    return end.has_value();
+  };
+  RoundFacts changed = facts;
+  changed.may_post_copy = true;
+  if (!facts.may_post_copy) try_out("--mode hybrid", changed);
+  changed = facts;
+  for (const unsigned percent : {20u, 40u, 60u, 80u, 95u}) {
+    changed.max_throttle = percent;
+    if (percent > facts.max_throttle && try_out(fmt::format("--throttle {}", percent), changed))
+      break;
+  }
+  changed = facts;
+  constexpr double kLongestDowntime = 60'000;
+  for (double limit = 50; limit <= kLongestDowntime; limit *= 2) {
+    changed.downtime_limit_ms = limit;
+    if (limit > facts.downtime_limit_ms &&
+        try_out(fmt::format("--downtime-limit {:.0f}ms", limit), changed)) {
+      break;
+    }
+  }
+  changed = facts;
+  changed.timeout_ms = 0;
+  if (const auto end = predict(changed, guest).end; end && facts.timeout_ms > 0) {
+    found.push_back(
+        {fmt::format("--timeout {:.0f}s", std::ceil(end->total_ms * kMargin / 1000)), *end});
+  }
+  return found;
 }
 
 }  // namespace godwit::migration

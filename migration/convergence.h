@@ -5,7 +5,9 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
+#include "migration/dirty_curve.h"
 #include "migration/report.h"
 
 namespace godwit::migration {
@@ -21,6 +23,8 @@ struct RoundFacts {
   double elapsed_ms = 0;               // since the move began
   double timeout_ms = 0;               // 0: none
   std::span<const Round> rounds = {};  // so far; the last one's dirty_pages are known, too
+  DirtyCurve curve = {};               // as these have shown it
+  double data_bytes = 0;               // of RAM that hold data: no more can be dirty; 0: not known
   unsigned throttled = 0;              // percent of the vCPUs' time that is taken now
   unsigned max_throttle = 0;           // percent; 0: not wanted
   bool may_post_copy = false;          // where it would not converge
@@ -33,6 +37,10 @@ struct Verdict {
   std::string why;        // for kGiveUp: one line for the user
 };
 
+/// What a round adds to the curve. A page is clean from its turn in the first pass on, half of the
+/// pass on average.
+void add_round(RoundFacts& facts);
+
 /// Switches over once the predicted downtime fits the limit and another round would not pay. One
 /// pays that costs next to nothing beside the move so far (a tenth) and sends most (three quarters)
 /// of what would else be sent while the guest stands still.
@@ -43,16 +51,25 @@ struct Verdict {
 Verdict decide(const RoundFacts& facts);
 
 /// How a move would end that goes on as decide() has it, at the rates measured so far.
-struct Prediction {
-  double total_ms = 0;  // of the move, from its beginning
-  double downtime_ms = 0;
+struct Forecast {
+  std::optional<Prediction> end;  // none: it would be given up, or go on for ever
+  std::string why_not;            // then: one line for the user
 };
-/// The guest is taken to dirty memory as fast as in the last round, but no more of it than that
-/// left dirty. nullopt: the move would be given up, or go over to post-copy.
-std::optional<Prediction> predict(const RoundFacts& facts);
+/// `guest`: how it dirties memory, if it goes on as it has. `facts` without rounds are of a move
+/// that has not begun: its dirty_bytes are what there is to send.
+Forecast predict(const RoundFacts& facts, const DirtyCurve& guest);
+/// Of a move that goes over to post-copy with what is dirty now.
+Prediction predict_post_copy(const RoundFacts& facts);
 
-/// False once the rounds stop getting shorter: in each of the last two nearly as much was dirtied
-/// as was sent, or, at the rate at which they shrink, the limit would not be reached before the
+/// An option of `godwit migrate` with which a move would end that would not without.
+struct Remedy {
+  std::string option;
+  Prediction prediction;
+};
+std::vector<Remedy> remedies(const RoundFacts& facts, const DirtyCurve& guest);
+
+/// False once the rounds do not get shorter: in each of the last two nearly as much was dirtied as
+/// was sent, or the curve says that the next ones would not shrink, or not to the limit before the
 /// timeout.
 bool will_converge(const RoundFacts& facts);
 

@@ -3,6 +3,7 @@
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <array>
 
 namespace godwit::migration {
 
@@ -53,40 +54,130 @@ void send_zero(Wire& wire, std::span<const PageRange> ranges) {
   }
 }
 
-std::vector<PageRange> receive_page_table(Wire& wire, const FrameHeader& header,
-                                          std::uint64_t pages) {
+PageSender::PageSender(Wire& wire, const memory::GuestMemory& memory,
+                       const Compression& compression)
+    : wire_(wire), memory_(memory), judge_(compression.limit) {
+  if (compression.wanted) compressor_.emplace();
+}
+
+void PageSender::send(std::span<const PageRange> ranges) {
+  if (!compressor_) return send_pages(wire_, memory_, ranges);
+  std::vector<PageRange> batch;
+  std::uint64_t pages = 0;
+  const auto end = [&] {
+    if (judge_.compress_next()) {
+      send_compressed(batch);
+    } else {
+      look_at_link();
+      send_pages(wire_, memory_, batch);
+    }
+    batch.clear();
+    pages = 0;
+  };
+  for (PageRange rest : ranges) {
+    while (rest.count > 0) {
+      const PageRange piece{rest.first, std::min(rest.count, kMaxCompressedPages - pages)};
+      batch.push_back(piece);
+      pages += piece.count;
+      rest = {piece.end(), rest.count - piece.count};
+      if (pages == kMaxCompressedPages) end();
+    }
+  }
+  if (pages > 0) end();
+}
+
+void PageSender::look_at_link() {
+  const std::uint64_t waiting = wire_.unacknowledged();
+  judge_.link(wire_.bytes_sent() - waiting, waiting, CompressionJudge::Clock::now());
+}
+
+void PageSender::send_compressed(std::span<const PageRange> ranges) {
+  wire_.heed_peer();
+  std::uint64_t pages = 0;
+  for (const PageRange& range : ranges) pages += range.count;
+  const auto start = CompressionJudge::Clock::now();
+  const auto compressed = compressor_->compress(memory_, ranges);
+  judge_.compressed(pages * memory::kPageSize, compressed.size(),
+                    CompressionJudge::Clock::now() - start);
+  look_at_link();
+  std::uint64_t count = ranges.size();
+  std::array<iovec, 4> parts{{{},
+                              {&count, sizeof count},
+                              {const_cast<PageRange*>(ranges.data()), ranges.size_bytes()},
+                              {const_cast<std::byte*>(compressed.data()), compressed.size()}}};
+  wire_.send_parts({.kind = MessageKind::kCompressed}, parts);
+}
+
+namespace {
+
+constexpr std::uint64_t table_bytes(std::uint64_t ranges) {
+  return sizeof ranges + ranges * sizeof(PageRange);
+}
+
+/// The list of ranges, at most `most`, that the payload of a frame with pages begins with.
+std::vector<PageRange> receive_ranges(Wire& wire, const FrameHeader& header, std::uint64_t pages,
+                                      std::uint64_t most) {
   std::uint64_t count = 0;
   if (header.length < sizeof count) throw ChannelError("the peer sent a truncated list of pages");
   wire.receive_exactly(std::as_writable_bytes(std::span(&count, 1)));
-  if (count == 0 || count > kMaxRangesInFrame ||
-      header.length < sizeof count + count * sizeof(PageRange)) {
+  if (count == 0 || count > most || header.length < table_bytes(count)) {
     throw ChannelError("the peer sent a list of pages of an impossible length");
   }
   std::vector<std::byte> table(count * sizeof(PageRange));
   wire.receive_exactly(table);
-  auto ranges = decode_ranges(table, pages, kMaxRangesInFrame);
+  return decode_ranges(table, pages, most);
+}
+
+}  // namespace
+
+std::vector<PageRange> receive_page_table(Wire& wire, const FrameHeader& header,
+                                          std::uint64_t pages) {
+  auto ranges = receive_ranges(wire, header, pages, kMaxRangesInFrame);
   std::uint64_t bytes = 0;
   for (const PageRange& range : ranges) bytes += range.bytes();
-  if (header.length != sizeof count + table.size() + bytes) {
+  if (header.length != table_bytes(ranges.size()) + bytes) {
     throw ChannelError("the peer sent more or fewer bytes than its list of pages says");
   }
   return ranges;
 }
 
-void receive_pages(Wire& wire, const FrameHeader& header, memory::GuestMemory& memory) {
-  std::vector<iovec> parts;
-  for (const PageRange& range : receive_page_table(wire, header, memory.pages())) {
-    memory.expect_writes(range);
-    const auto target = memory.page_bytes(range);
-    parts.push_back({target.data(), target.size()});
+void PageReceiver::receive(const FrameHeader& header) {
+  if (header.kind == MessageKind::kPages) {
+    receive_pages(header);
+  } else if (header.kind == MessageKind::kCompressed) {
+    receive_compressed(header);
+  } else {
+    receive_zero(header);
   }
-  wire.receive_parts(parts);
 }
 
-void receive_zero(Wire& wire, const FrameHeader& header, memory::GuestMemory& memory) {
+void PageReceiver::receive_pages(const FrameHeader& header) {
+  std::vector<iovec> parts;
+  for (const PageRange& range : receive_page_table(wire_, header, memory_.pages())) {
+    memory_.expect_writes(range);
+    const auto target = memory_.page_bytes(range);
+    parts.push_back({target.data(), target.size()});
+  }
+  wire_.receive_parts(parts);
+}
+
+void PageReceiver::receive_compressed(const FrameHeader& header) {
+  const auto ranges = receive_ranges(wire_, header, memory_.pages(), kMaxCompressedPages);
+  std::uint64_t pages = 0;
+  for (const PageRange& range : ranges) pages += range.count;
+  if (pages > kMaxCompressedPages)
+    throw ChannelError("the peer compressed too many pages into one frame");
+  std::vector<std::byte> compressed(header.length - table_bytes(ranges.size()));
+  wire_.receive_exactly(compressed);
+  for (const PageRange& range : ranges) memory_.expect_writes(range);
+  if (!decompressor_) decompressor_.emplace();
+  decompressor_->decompress(compressed, memory_, ranges);
+}
+
+void PageReceiver::receive_zero(const FrameHeader& header) {
   for (const PageRange& range :
-       decode_ranges(wire.receive_payload(header), memory.pages(), kMaxRangesInFrame)) {
-    memory.punch_hole(range);
+       decode_ranges(wire_.receive_payload(header), memory_.pages(), kMaxRangesInFrame)) {
+    memory_.punch_hole(range);
   }
 }
 

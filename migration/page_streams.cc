@@ -6,8 +6,6 @@
 #include <chrono>
 #include <utility>
 
-#include "migration/page_frames.h"
-
 namespace godwit::migration {
 
 using memory::PageRange;
@@ -53,8 +51,12 @@ void StreamNews::wait() {
   event_.drain();
 }
 
-OutStream::OutStream(Wire wire, const memory::GuestMemory& memory, StreamNews& news)
-    : wire_(std::move(wire)), memory_(memory), news_(news), thread_([this] { run(); }) {}
+OutStream::OutStream(Wire wire, const memory::GuestMemory& memory, StreamNews& news,
+                     const Compression& compression)
+    : wire_(std::move(wire)),
+      pages_(wire_, memory, compression),
+      news_(news),
+      thread_([this] { run(); }) {}
 
 OutStream::~OutStream() {
   {
@@ -92,7 +94,7 @@ void OutStream::add(Job job) {
 void OutStream::send(const Job& job) {
   switch (job.kind) {
     case MessageKind::kPages:
-      return send_pages(wire_, memory_, job.ranges);
+      return pages_.send(job.ranges);
     case MessageKind::kZero:
       return send_zero(wire_, job.ranges);
     default:
@@ -130,7 +132,7 @@ void OutStream::run() {
 }
 
 InStream::InStream(Wire wire, memory::GuestMemory& memory, StreamNews& news)
-    : wire_(std::move(wire)), memory_(memory), news_(news), thread_([this] { run(); }) {}
+    : wire_(std::move(wire)), pages_(wire_, memory), news_(news), thread_([this] { run(); }) {}
 
 InStream::~InStream() {
   stop_ = true;
@@ -142,10 +144,8 @@ void InStream::run() {
   try {
     for (;;) {
       const FrameHeader header = wire_.receive_header(-1);
-      if (header.kind == MessageKind::kPages) {
-        receive_pages(wire_, header, memory_);
-      } else if (header.kind == MessageKind::kZero) {
-        receive_zero(wire_, header, memory_);
+      if (carries_pages(header.kind)) {
+        pages_.receive(header);
       } else if (header.kind == MessageKind::kMark) {
         landed_ = header.marker;
         news_.tell();

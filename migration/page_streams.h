@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "migration/page_frames.h"
 #include "migration/wire.h"
 #include "vmm/memory/guest_memory.h"
 #include "vmm/sys/event_fd.h"
@@ -52,7 +53,8 @@ class StreamNews {
 /// The source's end of one: a queue of ranges, and the thread that sends them.
 class OutStream {
  public:
-  OutStream(Wire wire, const memory::GuestMemory& memory, StreamNews& news);
+  OutStream(Wire wire, const memory::GuestMemory& memory, StreamNews& news,
+            const Compression& compression);
   ~OutStream();
   OutStream(const OutStream&) = delete;
   OutStream& operator=(const OutStream&) = delete;
@@ -78,7 +80,7 @@ class OutStream {
   void send(const Job& job);
 
   Wire wire_;
-  const memory::GuestMemory& memory_;
+  PageSender pages_;
   StreamNews& news_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -104,7 +106,7 @@ class InStream {
   void run();
 
   Wire wire_;
-  memory::GuestMemory& memory_;
+  PageReceiver pages_;
   StreamNews& news_;
   std::atomic<std::uint32_t> landed_ = 0;
   std::atomic<bool> stop_ = false;

@@ -22,8 +22,8 @@ using std::chrono::milliseconds;
 
 namespace {
 
-constexpr milliseconds kPatience{3000};         // with bytes that nobody acknowledges
-constexpr milliseconds kComebackTimeout{2000};  // for a source that comes back to say who it is
+constexpr milliseconds kPatience{3000};       // with bytes that nobody acknowledges
+constexpr milliseconds kResumeTimeout{2000};  // to take what a source that comes back is told
 constexpr milliseconds kCommitTimeout{30'000};
 constexpr milliseconds kTellLeft{100};  // how often the source hears how much is left
 constexpr int kConfirmTimeoutMs = 10'000;
@@ -78,6 +78,7 @@ void PostCopy::await_commit() {
   const bool heard =
       changed_.wait_for(lock, kCommitTimeout, [&] { return committed_ || !failed_.empty(); });
   if (!heard) throw ChannelError("the source did not commit in time");
+  if (!committed_ && gave_up_) throw PeerGaveUp(failed_);
   if (!committed_) throw ChannelError(failed_);
 }
 
@@ -111,6 +112,7 @@ void PostCopy::follow() {
     } catch (const Stopped&) {
       return;
     } catch (const std::exception& error) {
+      gave_up_ = dynamic_cast<const PeerGaveUp*>(&error) != nullptr;
       if (!lose(error.what())) return;
     }
     if (confirmed_ || !await_source()) return;
@@ -124,7 +126,7 @@ void PostCopy::serve() {
     const bool stop = take_news();
     if (stop) throw Stopped();
     ask(pages_.take_faults());
-    if (pages_.left() == 0 && committed_) return say_arrived();
+    if (pages_.left() == 0 && told_running_) return say_arrived();
     if (wire_->frame_waiting()) {
       take_frame();
     } else if (!fetch()) {
@@ -155,6 +157,7 @@ bool PostCopy::take_news() {
     const std::lock_guard lock(mutex_);
     news.swap(outbox_);
   }
+  for (const auto& [kind, text] : news) told_running_ |= kind == MessageKind::kRunning;
   try {
     for (const auto& [kind, text] : news) wire_->send_json(kind, text);
     if (stop && committed_) wire_->send({.kind = MessageKind::kArrived});  // no more pages wanted
@@ -265,16 +268,10 @@ bool PostCopy::await_source() {
 
 /// Whether this is the source that comes back.
 bool PostCopy::take_source(sys::UniqueFd connection) try {
-  auto wire = std::make_unique<Wire>(std::move(connection));
-  wire->set_deadline(Wire::Clock::now() + kComebackTimeout);
-  if (comeback_.tls && !wire->accept_tls(*comeback_.tls)) return false;
-  wire->greet();
-  const FrameHeader header = wire->receive_header(-1);
-  const auto payload = wire->receive_payload(header);
-  if (header.kind != MessageKind::kResume || decode_resume(payload).token != comeback_.token) {
-    wire->send_json(MessageKind::kRefuse, encode_reason("a guest waits here for another source"));
-    return false;
-  }
+  std::optional<Wire> taken = migration::take_source(std::move(connection), comeback_);
+  if (!taken) return false;
+  auto wire = std::make_unique<Wire>(std::move(*taken));
+  wire->set_deadline(Wire::Clock::now() + kResumeTimeout);
   wire->send_json(MessageKind::kAccept, encode(Accept{}));
   wire->send({.kind = MessageKind::kMissing}, std::as_bytes(pages_.missing().words()));
   wire->set_deadline(std::nullopt);

@@ -19,18 +19,12 @@
 #include "migration/protocol.h"
 #include "migration/rdma_fetcher.h"
 #include "migration/wire.h"
+#include "migration/witness.h"
 #include "vmm/memory/guest_memory.h"
 #include "vmm/sys/event_fd.h"
 #include "vmm/sys/unique_fd.h"
 
 namespace godwit::migration {
-
-/// Where a source comes back to after a lost link, and what it must show then.
-struct Comeback {
-  sys::UniqueFd listener;  // a listening TCP socket, or none: then it cannot
-  std::string token;
-  std::shared_ptr<const tls::Context> tls = {};  // by which it comes; null: it does not
-};
 
 class PostCopy {
  public:
@@ -86,7 +80,8 @@ class PostCopy {
   Status status_;
   std::deque<std::pair<MessageKind, std::string>> outbox_;
   bool committed_ = false;
-  std::string failed_;  // why it never will be
+  std::string failed_;                 // why it never will be
+  std::atomic<bool> gave_up_ = false;  // so the source has said
   std::unique_ptr<Wire> wire_;
 
   MissingPages pages_;
@@ -96,7 +91,8 @@ class PostCopy {
   Comeback comeback_;
   sys::EventFd wake_;  // something in the outbox, or stop_
   std::atomic<bool> stop_ = false;
-  bool confirmed_ = false;  // the source knows that all has arrived
+  bool told_running_ = false;  // Running went out, or was lost with its link: Arrived comes later
+  bool confirmed_ = false;     // the source knows that all has arrived
   std::thread thread_;
 };
 

@@ -4,8 +4,10 @@
 
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <nlohmann/json.hpp>
+
+#include "migration/compression.h"
+#include "migration/machine_json.h"
 
 namespace godwit::migration {
 
@@ -20,16 +22,20 @@ std::uint64_t max_payload(MessageKind kind) {
     case MessageKind::kRunning:
     case MessageKind::kAbort:
     case MessageKind::kResume:
+    case MessageKind::kNever:
       return kMaxJson;
     case MessageKind::kRegister:
     case MessageKind::kZero:
     case MessageKind::kFetch:
       return kMaxRangesInFrame * sizeof(memory::PageRange);
     case MessageKind::kRegistered:
-      return kMaxRangesInFrame * sizeof(RemoteExtent);
+      return kMaxRangesInFrame * kMaxRdmaPorts * sizeof(RemoteExtent);
     case MessageKind::kPages:
       return sizeof(std::uint64_t) + kMaxRangesInFrame * sizeof(memory::PageRange) +
              kMaxFramePages * memory::kPageSize;
+    case MessageKind::kCompressed:
+      return sizeof(std::uint64_t) + kMaxCompressedPages * sizeof(memory::PageRange) +
+             kMaxCompressedBytes;
     case MessageKind::kState:
     case MessageKind::kVerify:
     case MessageKind::kMissing:
@@ -45,6 +51,7 @@ std::uint64_t max_payload(MessageKind kind) {
     case MessageKind::kSynced:
     case MessageKind::kArrived:
     case MessageKind::kMark:
+    case MessageKind::kRehearse:
       return 0;
     case MessageKind::kJoin:
       return sizeof(Join);
@@ -104,17 +111,19 @@ const char* kind_name(MessageKind kind) {
       return "Join";
     case MessageKind::kMark:
       return "Mark";
+    case MessageKind::kCompressed:
+      return "Compressed";
+    case MessageKind::kRehearse:
+      return "Rehearse";
+    case MessageKind::kNever:
+      return "Never";
   }
   return "unknown";
 }
 
 namespace {
 
-// The longest texts of a machine's description, bytes.
-constexpr std::size_t kMaxName = 64;
-constexpr std::size_t kMaxPath = 4096;
-constexpr std::size_t kMaxCommandLine = 65536;
-constexpr std::size_t kMaxToken = 64;
+constexpr std::size_t kMaxToken = 64;  // bytes
 
 /// Runs `read` on the parsed payload; whatever is wrong with it becomes one ChannelError.
 template <typename Read>
@@ -132,34 +141,22 @@ auto decode(MessageKind kind, std::span<const std::byte> payload, Read read) {
   }
 }
 
-[[noreturn]] void out_of_range(const char* name) {
-  throw ChannelError(fmt::format("the peer's \"{}\" is out of range", name));
-}
-
-// json's own conversions wrap negative numbers and cast fractions: these take only what fits.
-template <typename T>
-T number(const json& value, const char* name) {
-  if (!value.is_number_unsigned() || value.get<std::uint64_t>() > std::numeric_limits<T>::max()) {
-    out_of_range(name);
-  }
-  return static_cast<T>(value.get<std::uint64_t>());
-}
-
-template <typename T>
-void get_number(const json& from, const char* name, T& into) {
-  into = number<T>(from.at(name), name);
-}
-
-/// A string for open() and the like: of bounded length, and no NUL that would cut it short.
-void get_text(const json& from, const char* name, std::size_t most, std::string& into) {
-  from.at(name).get_to(into);
-  if (into.size() > most || into.find('\0') != std::string::npos) out_of_range(name);
-}
-
 unsigned streams(const json& from) {
   const auto count = number<unsigned>(from.at("streams"), "streams");
   if (count < 1 || count > kMaxStreams) out_of_range("streams");
   return count;
+}
+
+/// Ascending; the first is that of the connection.
+std::vector<unsigned> ports(const json& from) {
+  std::vector<unsigned> list;
+  for (const json& one : from) {
+    const auto port = number<unsigned>(one, "ports");
+    const bool ascending = list.empty() ? port == 0 : port > list.back();
+    if (!ascending || port >= kMaxRdmaPorts) out_of_range("ports");
+    list.push_back(port);
+  }
+  return list;
 }
 
 double milliseconds(const json& from, const char* name) {
@@ -170,7 +167,14 @@ double milliseconds(const json& from, const char* name) {
 
 json to_json(const RdmaAddress& address) {
   return {{"qp", address.qp_number}, {"psn", address.packet_sequence}, {"lid", address.lid},
-          {"mtu", address.mtu},      {"ethernet", address.ethernet},   {"gid", address.gid}};
+          {"mtu", address.mtu},      {"ethernet", address.ethernet},   {"gid", address.gid},
+          {"port", address.port},    {"bits", address.network_bits}};
+}
+
+json to_json(const std::vector<RdmaAddress>& addresses) {
+  json list = json::array();
+  for (const RdmaAddress& address : addresses) list.push_back(to_json(address));
+  return list;
 }
 
 RdmaAddress rdma_address(const json& from) {
@@ -183,98 +187,63 @@ RdmaAddress rdma_address(const json& from) {
   for (const json& byte : from.at("gid")) {
     address.gid.push_back(number<std::uint8_t>(byte, "gid"));
   }
+  get_number(from, "port", address.port);
+  get_number(from, "bits", address.network_bits);
   if (address.gid.size() != 16 || address.qp_number > 0xffffff ||
-      address.packet_sequence > 0xffffff || address.mtu < 1 || address.mtu > 5) {
+      address.packet_sequence > 0xffffff || address.mtu < 1 || address.mtu > 5 ||
+      address.port >= kMaxRdmaPorts || address.network_bits > 128) {
     throw ChannelError("the peer's RDMA address is out of range");
   }
   return address;
 }
 
-json to_json(const vmm::MachineConfig& machine) {
-  json disks = json::array();
-  for (const auto& disk : machine.disks) {
-    disks.push_back({{"path", disk.path},
-                     {"read_only", disk.read_only},
-                     {"direct", disk.direct},
-                     {"serial", disk.serial}});
+/// By port, ascending; the first is that of the connection.
+std::vector<RdmaAddress> rdma_addresses(const json& from) {
+  std::vector<RdmaAddress> addresses;
+  for (const json& one : from) {
+    addresses.push_back(rdma_address(one));
+    const bool ascending = addresses.size() == 1
+                               ? addresses.back().port == 0
+                               : addresses.back().port >= addresses[addresses.size() - 2].port;
+    if (!ascending || addresses.size() > kMaxRdmaPorts * kMaxQueuePairs) out_of_range("rdma");
   }
-  json nets = json::array();
-  for (const auto& net : machine.nets) {
-    nets.push_back({{"tap", net.tap}, {"mac", net.mac}, {"mtu", net.mtu}, {"bridge", net.bridge}});
-  }
-  return {{"name", machine.name},
-          {"memory_bytes", machine.memory_bytes},
-          {"cpus", machine.cpus},
-          {"cpu", machine.cpu},
-          {"huge_pages", machine.huge_pages},
-          {"disks", disks},
-          {"nets", nets},
-          {"rng", machine.rng},
-          {"balloon", machine.balloon},
-          {"vsock", {{"cid", machine.vsock.cid}, {"path", machine.vsock.path}}},
-          {"console", machine.console},
-          {"kernel", machine.kernel},
-          {"initrd", machine.initrd},
-          {"command_line", machine.command_line}};
-}
-
-vmm::MachineConfig machine_config(const json& from) {
-  vmm::MachineConfig machine;
-  get_text(from, "name", kMaxName, machine.name);
-  get_number(from, "memory_bytes", machine.memory_bytes);
-  get_number(from, "cpus", machine.cpus);
-  get_text(from, "cpu", kMaxName, machine.cpu);
-  from.at("huge_pages").get_to(machine.huge_pages);
-  from.at("rng").get_to(machine.rng);
-  from.at("balloon").get_to(machine.balloon);
-  get_number(from.at("vsock"), "cid", machine.vsock.cid);
-  get_text(from.at("vsock"), "path", kMaxPath, machine.vsock.path);
-  from.at("console").get_to(machine.console);
-  get_text(from, "kernel", kMaxPath, machine.kernel);
-  get_text(from, "initrd", kMaxPath, machine.initrd);
-  get_text(from, "command_line", kMaxCommandLine, machine.command_line);
-  for (const json& disk : from.at("disks")) {
-    vmm::DiskConfig& config = machine.disks.emplace_back();
-    get_text(disk, "path", kMaxPath, config.path);
-    disk.at("read_only").get_to(config.read_only);
-    disk.at("direct").get_to(config.direct);
-    get_text(disk, "serial", kMaxName, config.serial);
-  }
-  for (const json& net : from.at("nets")) {
-    vmm::NetConfig& config = machine.nets.emplace_back();
-    get_text(net, "tap", kMaxName, config.tap);
-    get_text(net, "mac", kMaxName, config.mac);
-    get_number(net, "mtu", config.mtu);
-    get_text(net, "bridge", kMaxName, config.bridge);
-  }
-  return machine;
+  return addresses;
 }
 
 }  // namespace
 
 std::string encode(const Hello& hello) {
-  json body = {{"machine", to_json(hello.machine)},    {"requirements", hello.requirements},
-               {"data_bytes", hello.data_bytes},       {"postcopy", hello.postcopy},
-               {"max_bandwidth", hello.max_bandwidth}, {"streams", hello.streams}};
-  if (hello.rdma) body["rdma"] = to_json(hello.rdma_address);
+  json body = {{"machine", to_json(hello.machine)},
+               {"requirements", hello.requirements},
+               {"data_bytes", hello.data_bytes},
+               {"postcopy", hello.postcopy},
+               {"max_bandwidth", hello.max_bandwidth},
+               {"streams", hello.streams},
+               {"dry_run", hello.dry_run}};
+  body["rdma"] = to_json(hello.rdma);
   return body.dump();
 }
 
 std::string encode(const Accept& accept) {
   json body = {{"rdma_reason", accept.rdma_reason},
                {"token", accept.token},
+               {"disks_tell", accept.disks_tell},
                {"streams", accept.streams},
                {"join", accept.join}};
-  if (accept.rdma) body["rdma"] = to_json(accept.rdma_address);
+  body["rdma"] = to_json(accept.rdma);
   return body.dump();
 }
 
 std::string encode(const Begin& begin) {
-  return json{{"transport", begin.transport}, {"streams", begin.streams}}.dump();
+  return json{{"transport", begin.transport}, {"streams", begin.streams}, {"ports", begin.ports}}
+      .dump();
 }
 
 std::string encode(const Running& running) {
-  return json{{"resume_ms", running.resume_ms}, {"cpu_ms", running.cpu_ms}}.dump();
+  return json{{"resume_ms", running.resume_ms},
+              {"cpu_ms", running.cpu_ms},
+              {"cpu_rounds_ms", running.cpu_rounds_ms}}
+      .dump();
 }
 
 std::string encode_reason(const std::string& why) {
@@ -287,11 +256,11 @@ Hello decode_hello(std::span<const std::byte> payload) {
     hello.machine = machine_config(body.at("machine"));
     body.at("requirements").get_to(hello.requirements);
     get_number(body, "data_bytes", hello.data_bytes);
-    hello.rdma = body.contains("rdma");
-    if (hello.rdma) hello.rdma_address = rdma_address(body.at("rdma"));
+    hello.rdma = rdma_addresses(body.at("rdma"));
     body.at("postcopy").get_to(hello.postcopy);
     get_number(body, "max_bandwidth", hello.max_bandwidth);
     hello.streams = streams(body);
+    body.at("dry_run").get_to(hello.dry_run);
     return hello;
   });
 }
@@ -301,29 +270,31 @@ Accept decode_accept(std::span<const std::byte> payload) {
     Accept accept;
     body.at("rdma_reason").get_to(accept.rdma_reason);
     get_text(body, "token", kMaxToken, accept.token);
+    body.at("disks_tell").get_to(accept.disks_tell);
     accept.streams = streams(body);
     get_text(body, "join", kMaxToken, accept.join);
     if (accept.streams > 1 && accept.join.size() != kJoinToken) out_of_range("join");
-    accept.rdma = body.contains("rdma");
-    if (accept.rdma) accept.rdma_address = rdma_address(body.at("rdma"));
+    accept.rdma = rdma_addresses(body.at("rdma"));
     return accept;
   });
 }
 
 Begin decode_begin(std::span<const std::byte> payload) {
   return decode(MessageKind::kBegin, payload, [](const json& body) {
-    Begin begin{body.at("transport").get<std::string>(), streams(body)};
+    Begin begin{body.at("transport").get<std::string>(), streams(body), ports(body.at("ports"))};
     if (begin.transport != "rdma" && begin.transport != "tcp" && begin.transport != "shared") {
       throw ChannelError("the peer began with an unknown transport");
     }
     if (begin.streams > 1 && begin.transport != "tcp") out_of_range("streams");
+    if (begin.ports.empty() == (begin.transport == "rdma")) out_of_range("ports");
     return begin;
   });
 }
 
 Running decode_running(std::span<const std::byte> payload) {
   return decode(MessageKind::kRunning, payload, [](const json& body) {
-    return Running{milliseconds(body, "resume_ms"), milliseconds(body, "cpu_ms")};
+    return Running{milliseconds(body, "resume_ms"), milliseconds(body, "cpu_ms"),
+                   milliseconds(body, "cpu_rounds_ms")};
   });
 }
 

@@ -13,10 +13,11 @@
 //     |  <---------- Accept {rdma} or Refuse {why}  |
 //     | Preamble, Join {token} -- new connections ->|  TCP only: as many further streams of pages as
 //     |  <-------------------------------- Preamble |  Accept grants, none where it grants none
-//     | Begin {transport, streams} -------------->  |  both ends now use that Channel
+//     | Begin {transport, streams, ports} ------->  |  both ends now use that Channel
 //     | Register {extents} ---------------------->  |  RDMA only, whenever new extents hold data
 //     |  <----------------------- Registered {rkeys}|
 //     | pages ===================================>  |  rounds: RDMA WRITE, or Pages and Zero frames
+//     |                                             |  TCP: Compressed frames where that was asked for and pays
 //     | Mark {number} on every further stream --->  |  the next message names it, and waits for it
 //     | Sync ------------------------------------>  |  TCP only, at the end of a round: what is still
 //     |  <---------------------------------- Synced |  on its way would count as downtime
@@ -30,6 +31,7 @@
 //     |     until here any failure leaves the guest at the source
 //     | Commit ---------------------------------->  |  from here the source never runs it by itself
 //     |  <------------------------- Running {cost}  |
+//     | Arrived --------------------------------->  |  the source knows, and ends
 //
 //   Post-copy: Hello says that it may come to that. Then, in the place of the last pages:
 //     |   (guest paused, disks unlocked)            |
@@ -43,16 +45,27 @@
 //     |  <------------------------------ Left {n}   |  RDMA only, for the source's progress
 //     |  <-------------------------------- Arrived  |  no page is missing
 //     | Arrived --------------------------------->  |  the source ends
+//   Dry run: Hello says so; as above to Begin, then:
+//     | pages, Sync ... =======================>  |  bursts, to measure the link
+//     | Rehearse ------------------------------>  |  saves its machine, which has never run
+//     |  <--------------------------------- State |
+//     | State --------------------------------->  |  the same: restores it, locks nothing
+//     |  <--------------------------------- Ready |  both ends are as they were before
 //   After a lost link, on a new connection to where the first one went:
 //     | Preamble, Resume {token, rdma} ---------->  |
-//     |  <----- Preamble, Accept {rdma}, Missing {bitmap} or Refuse {why}
+//     |  <------ Preamble, Refuse {why}             |  says who does not know the token: no answer
+//     |  <-------------------------- Never {why}    |  was not told to run the guest, and will not
+//     |  <------------------------- Running {cost}  |  it runs with all of its memory
+//     | Arrived --------------------------------->  |  after either: the source knows
+//     |  <--------- Accept {rdma}, Missing {bitmap} |  post-copy: it runs without
 //     | Offer {extents, rkeys} ------------------>  |  RDMA only; then on as above
 // clang-format on
 //
 // Either end sends Ping while it waits, so that unacknowledged bytes betray a cut link to
 // TCP_USER_TIMEOUT; Pings are dropped by the receiver. A source that gives up before Commit sends
 // Abort {why}; a destination that cannot go on sends Refuse {why} at any time before Running, and
-// the source heeds it also while it sends pages.
+// the source heeds it also while it sends pages. A destination that was Ready and hears neither
+// Commit nor Abort stays for a while, to answer Resume with Never: nobody else can tell the source.
 //
 // Structured payloads are JSON of at most kMaxJson bytes and kMaxJsonDepth levels; integers on the
 // wire are little-endian (x86-64 only).
@@ -71,7 +84,7 @@
 
 namespace godwit::migration {
 
-constexpr std::uint32_t kProtocolVersion = 6;
+constexpr std::uint32_t kProtocolVersion = 7;
 
 struct Preamble {
   char magic[8] = {'G', 'O', 'D', 'W', 'I', 'T', '\r', '\n'};
@@ -105,6 +118,9 @@ enum class MessageKind : std::uint32_t {
   kResume,
   kJoin,
   kMark,
+  kCompressed,
+  kRehearse,
+  kNever,
 };
 
 struct FrameHeader {
@@ -139,25 +155,29 @@ struct RdmaAddress {
   std::uint8_t mtu = 0;  // enum ibv_mtu
   bool ethernet = true;
   std::vector<std::uint8_t> gid;  // 16 bytes
+  unsigned port = 0;              // of the source's ports, the one that this is for
+  unsigned network_bits = 128;    // of its GID; beyond the first port
 };
+constexpr unsigned kMaxRdmaPorts = 4;
+constexpr unsigned kMaxQueuePairs = 8;  // of one port
 
 struct Hello {
   vmm::MachineConfig machine;
-  std::string requirements;      // Machine::requirements()
-  std::uint64_t data_bytes = 0;  // of RAM that is not a hole: what RDMA would pin
-  bool rdma = false;             // `rdma_address` is meant
-  RdmaAddress rdma_address;
-  bool postcopy = false;  // the source may go over to post-copy
+  std::string requirements;       // Machine::requirements()
+  std::uint64_t data_bytes = 0;   // of RAM that is not a hole: what RDMA would pin
+  std::vector<RdmaAddress> rdma;  // queue pairs, by port; empty: no RDMA
+  bool postcopy = false;          // the source may go over to post-copy
   std::uint64_t max_bandwidth =
       0;                 // bits a second of what the destination fetches then; 0: no limit
   unsigned streams = 1;  // connections that the source would send pages by, 1 to kMaxStreams
+  bool dry_run = false;  // nothing is to move
 };
 
 struct Accept {
-  bool rdma = false;
-  RdmaAddress rdma_address;
-  std::string rdma_reason;  // why not, when it is false and was offered
-  std::string token;        // what a source shows that comes back after a lost link; post-copy only
+  std::vector<RdmaAddress> rdma;  // of each port that is reached, as many as were offered
+  std::string rdma_reason;        // why there are none, where some were offered
+  std::string token;  // what a source shows that comes back after a lost link; empty: it cannot
+  bool disks_tell = false;  // Machine's: who gets the guest marks its disks before it runs
   unsigned streams = 1;     // at most as many as asked for
   std::string join;         // Join's token, of kJoinToken characters, where `streams` is above 1
 };
@@ -176,13 +196,15 @@ struct Resume {
 };
 
 struct Begin {
-  std::string transport;  // "rdma", "tcp" or "shared"
-  unsigned streams = 1;   // that carry pages; above 1 only with "tcp"
+  std::string transport;             // "rdma", "tcp" or "shared"
+  unsigned streams = 1;              // that carry pages; above 1 only with "tcp"
+  std::vector<unsigned> ports = {};  // "rdma": that carry pages, ascending
 };
 
 struct Running {
   double resume_ms = 0;
-  double cpu_ms = 0;  // of the destination's process, for the whole move
+  double cpu_ms = 0;         // of the destination's process, for the whole move
+  double cpu_rounds_ms = 0;  // of these, from Begin to the guest's pause
 };
 
 // JSON and back; decoding throws ChannelError naming the field for anything missing or out of
@@ -208,7 +230,8 @@ std::vector<memory::PageRange> decode_ranges(std::span<const std::byte> payload,
 /// A Missing's bitmap, of just `pages` pages; throws ChannelError.
 memory::PageBitmap decode_missing(std::span<const std::byte> payload, std::uint64_t pages);
 
-/// Where an extent of guest RAM lies in the peer's memory: one per range of a Register.
+/// Where an extent of guest RAM lies in the peer's memory: for each range of a Register one per
+/// port in use, in their order.
 struct RemoteExtent {
   std::uint64_t address = 0;
   std::uint32_t rkey = 0;

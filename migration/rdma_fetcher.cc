@@ -64,7 +64,11 @@ RdmaFetcher::Block& RdmaFetcher::block_of(std::uint64_t page, const OfferedExten
   const auto found = blocks_.find(first);
   if (found != blocks_.end()) return found->second;
   const PageRange range{first, std::min(aligned + kBlock, extent.range.end()) - first};
-  return blocks_.emplace(first, Block{range, endpoint_->register_own(pages_.landing(range)), 0})
+  return blocks_
+      .emplace(first, Block{range,
+                            register_memory(*endpoint_->port().device, pages_.landing(range),
+                                            PeerMay::kNothing),
+                            0})
       .first->second;
 }
 

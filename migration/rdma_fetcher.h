@@ -14,7 +14,7 @@
 
 #include "migration/missing_pages.h"
 #include "migration/protocol.h"
-#include "migration/verbs.h"
+#include "migration/rdma_endpoint.h"
 #include "vmm/memory/page_bitmap.h"
 
 namespace godwit::migration {

@@ -1,8 +1,10 @@
 // What a move did, for people and for scripts. Times in milliseconds, sizes in bytes.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,12 +17,22 @@ struct Round {
   std::uint64_t dirty_pages = 0;  // found dirty at its end
 };
 
+/// How a move is expected to end.
+struct Prediction {
+  double total_ms = 0;  // of the move, from its beginning
+  double downtime_ms = 0;
+  unsigned rounds = 0;    // in all, the last one not counted, for which the guest stands still
+  unsigned throttle = 0;  // percent, in the end
+  bool post_copy = false;
+};
+
 struct Report {
   std::string status;     // "completed", "failed", "cancelled", "in-doubt", "postcopy-paused"
   std::string reason;     // why not completed; one line
   std::string transport;  // "rdma", "tcp" or "shared"; empty when it never came to that
   std::string transport_reason;
-  unsigned streams = 1;      // connections that carried pages
+  unsigned streams = 1;              // connections, or queue pairs, that carried pages
+  std::vector<unsigned> rdma_ports;  // that the source used, the first that of the connection
   std::string tls = "none";  // who encrypted them here: "kernel", "user" (this process) or "none"
   double total_ms = 0;
   double setup_ms = 0;     // until the first page could be sent
@@ -31,10 +43,7 @@ struct Report {
   double state_ms =
       0;  // saving, sending and restoring the state, and whatever pages still travelled
   double resume_ms = 0;  // from commit to the guest running
-  struct {
-    double total_ms = 0;
-    double downtime_ms = 0;
-  } predicted;  // after the first round; 0: nothing was
+  Prediction predicted;  // after the first round; all 0: nothing was
   std::vector<Round> rounds;
   struct {
     std::uint64_t sent = 0;    // pages that travelled, repeats included
@@ -52,8 +61,10 @@ struct Report {
   double throttle_ms = 0;         // how long it was throttled at all
   std::uint64_t ram_bytes = 0;
   std::uint64_t state_bytes = 0;
-  double cpu_source_ms = 0;  // of the source's process less its vCPUs, while moving
+  std::uint64_t wire_bytes = 0;  // that travelled from Begin on, compressed where they were
+  double cpu_source_ms = 0;      // of the source's process less its vCPUs, while moving
   double cpu_destination_ms = 0;
+  double cpu_destination_rounds_ms = 0;  // of these, while pages came and the guest ran here
 
   double throughput_mbps() const;  // Mbit/s over the rounds
 };
@@ -71,8 +82,17 @@ struct Progress {
   double predicted_downtime_ms = 0;
   double downtime_limit_ms = 0;
   double elapsed_ms = 0;
+  /// Of a move whose Commit went unanswered.
+  struct Doubt {
+    using TimePoint = std::chrono::steady_clock::time_point;
+    std::optional<TimePoint> since;  // none: it is in no doubt
+    unsigned attempts = 0;           // to find out
+    std::optional<TimePoint> last_attempt;
+    std::string last_error;  // why it is not known yet
+  } doubt;
 };
 
+nlohmann::json to_json(const Prediction& prediction);
 nlohmann::json to_json(const Report& report);
 nlohmann::json to_json(const Progress& progress);
 

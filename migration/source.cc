@@ -25,7 +25,6 @@ constexpr std::uint64_t kChunk =
 constexpr int kReadyTimeoutMs = 10000;    // it restores the state while the guest stands still
 constexpr int kRunningTimeoutMs = 10000;  // it lets the guest run
 constexpr milliseconds kPausedPatience{800};
-constexpr double kAssumedFixedMs = 8;  // of a switch-over beside sending pages
 
 double ms_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
@@ -87,6 +86,7 @@ Source::End Source::run() {
   } catch (...) {
     error = std::current_exception();
   }
+  if (channel_) report_.wire_bytes = wire_bytes();
   report_.throttle_percent = throttle_.most();
   report_.throttle_ms = throttle_.ms();
   const End end = finish(error);
@@ -101,6 +101,11 @@ Source::End Source::finish(const std::exception_ptr& error) {
     if (error) std::rethrow_exception(error);
   } catch (const std::exception& why) {
     report_.reason = why.what();
+    if (!runs_there_ && dynamic_cast<const PeerGaveUp*>(&why) != nullptr) {
+      // Even after Commit: it says so only if it has not let the guest run.
+      const std::lock_guard lock(mutex_);
+      committed_ = false;
+    }
     const bool cancelled = cancelled_ && !committed_;
     report_.status = runs_there_  ? "postcopy-paused"
                      : committed_ ? "in-doubt"
@@ -119,16 +124,20 @@ Source::End Source::finish(const std::exception_ptr& error) {
   wire_.reset();
   if (!error) return End::kMoved;
   progress_.phase = report_.status;
+  if (committed_ && !runs_there_) {
+    progress_.doubt.since = Clock::now();
+    progress_.doubt.last_error = report_.reason;
+  }
   return runs_there_ ? End::kPaused : committed_ ? End::kInDoubt : End::kHere;
 }
 
 void Source::start_rounds() {
   machine_.dirty_log().start();
+  const auto populated = machine_.memory().populated({0, machine_.memory().pages()});
+  channel_->prepare(populated);
   const std::lock_guard lock(mutex_);
   progress_.phase = "rounds";
-  for (const PageRange& r : machine_.memory().populated({0, machine_.memory().pages()})) {
-    progress_.total_bytes += r.bytes();
-  }
+  for (const PageRange& range : populated) progress_.total_bytes += range.bytes();
 }
 
 void Source::copy_ram() {
@@ -145,7 +154,8 @@ void Source::copy_ram() {
       const Verdict verdict = judge(pending_.count());
       if (verdict.action == Verdict::Action::kGiveUp) throw ChannelError(verdict.why);
       post_copy_ = verdict.action == Verdict::Action::kPostCopy;
-      if (post_copy_ || verdict.action == Verdict::Action::kSwitchOver) return;
+      if (post_copy_) return watch_hot_pages();
+      if (verdict.action == Verdict::Action::kSwitchOver) return;
       throttle_.set(verdict.throttle);
     }
     const auto start = Clock::now();
@@ -158,30 +168,40 @@ void Source::copy_ram() {
   }
 }
 
+/// What a decision goes by that does not change from round to round.
+RoundFacts Source::wishes() const {
+  return {.fixed_ms = kAssumedFixedMs,
+          .downtime_limit_ms = options_.downtime_limit_ms,
+          .timeout_ms = options_.timeout_ms,
+          .data_bytes = static_cast<double>(machine_.memory().populated_bytes()),
+          .max_throttle = options_.max_throttle,
+          .may_post_copy = options_.mode == Mode::kHybrid};
+}
+
+/// Of the rounds so far, if they have taken so long: bytes of pages a millisecond.
+double Source::rate(double ms) const {
+  return ms > 0 ? static_cast<double>(report_.ram_bytes - sent_before_) / ms : 0;
+}
+
 // What to do at the end of a round, by all that is known of the rounds so far.
 Verdict Source::judge(std::uint64_t dirty_pages) {
   Round& last = report_.rounds.back();
   last.dirty_pages = dirty_pages;
-  const auto rate = [this](double ms) {
-    return ms > 0 ? static_cast<double>(report_.ram_bytes - sent_before_) / ms : 0;
-  };
-  const RoundFacts facts{.dirty_bytes = dirty_pages * kPageSize,
-                         .bytes_per_ms = rate(sent_ms_),
-                         .unheld_per_ms = rate(sent_ms_ - held_ms_),
-                         .fixed_ms = kAssumedFixedMs,
-                         .downtime_limit_ms = options_.downtime_limit_ms,
-                         .last_round_ms = last.ms,
-                         .elapsed_ms = elapsed_ms(),
-                         .timeout_ms = options_.timeout_ms,
-                         .rounds = report_.rounds,
-                         .throttled = throttle_.percent(),
-                         .max_throttle = options_.max_throttle,
-                         .may_post_copy = options_.mode == Mode::kHybrid};
+  RoundFacts facts = wishes();
+  facts.dirty_bytes = dirty_pages * kPageSize;
+  facts.bytes_per_ms = rate(sent_ms_);
+  facts.unheld_per_ms = rate(sent_ms_ - held_ms_);
+  facts.last_round_ms = last.ms;
+  facts.elapsed_ms = elapsed_ms();
+  facts.rounds = report_.rounds;
+  facts.curve = std::move(curve_);
+  facts.throttled = throttle_.percent();
+  add_round(facts);
   Verdict verdict = decide(facts);
   if (report_.rounds.size() == 1) {
-    const Prediction prediction = predict(facts).value_or(Prediction{});
-    report_.predicted = {prediction.total_ms, prediction.downtime_ms};
+    report_.predicted = predict(facts, facts.curve).end.value_or(Prediction{});
   }
+  curve_ = std::move(facts.curve);
   const std::lock_guard lock(mutex_);
   progress_.dirty_mbps =
       last.ms > 0 ? static_cast<double>(dirty_pages * kPageSize) * 8 / 1000 / last.ms : 0;
@@ -249,17 +269,23 @@ void Source::send_chunk(std::span<const PageRange> ranges) {
   if (ms > 0) progress_.throughput_mbps = static_cast<double>(report_.ram_bytes) * 8 / 1000 / ms;
 }
 
-// Keeps the average over the rounds at --max-bandwidth; the last round, with the guest paused, is
-// not held back.
+// Keeps the average over the rounds, of what travels, at --max-bandwidth; the last round, with the
+// guest paused, is not held back.
 void Source::pace(std::uint64_t bytes) {
   if (options_.max_bandwidth == 0 || paused_) return;
-  const double due_ms = static_cast<double>(report_.ram_bytes + bytes) * 8000 /
-                        static_cast<double>(options_.max_bandwidth);
-  const auto ahead_ms = [&] { return due_ms - (elapsed_ms() - report_.setup_ms); };
-  if (ahead_ms() <= 0) return;
+  if (options_.compress && report_.ram_bytes == 0) return;  // who knows what they come to
+  const auto ahead_ms = [&](double travelled) {
+    return travelled * 8000 / static_cast<double>(options_.max_bandwidth) -
+           (elapsed_ms() - report_.setup_ms);
+  };
+  if (ahead_ms(static_cast<double>(report_.ram_bytes + bytes) * wire_share_) <= 0) return;
   channel_->flush();  // what is on its way travels as fast as it can: that is no waiting
+  const auto sent = static_cast<double>(wire_bytes());
+  if (report_.ram_bytes > 0)
+    wire_share_ = std::min(1.0, sent / static_cast<double>(report_.ram_bytes));
+  const double due = sent + static_cast<double>(bytes) * wire_share_;
   const auto start = Clock::now();
-  for (double ahead = ahead_ms(); ahead > 0; ahead = ahead_ms()) {
+  for (double ahead = ahead_ms(due); ahead > 0; ahead = ahead_ms(due)) {
     stop_if_cancelled();
     if (options_.timeout_ms > 0 && elapsed_ms() > options_.timeout_ms)
       throw ChannelError("timed out");
@@ -267,6 +293,9 @@ void Source::pace(std::uint64_t bytes) {
   }
   held_ms_ += ms_since(start);
 }
+
+/// Since Begin, by all transports.
+std::uint64_t Source::wire_bytes() const { return wire_before_ + channel_->bytes_sent(); }
 
 void Source::switch_over() {
   set_phase("switching over");
@@ -278,6 +307,7 @@ void Source::switch_over() {
   machine_.pause();
   disks_unlocked_ = true;
   machine_.unlock_disks();
+  if (disks_tell_) stamps_ = machine_.disk_stamps();
   report_.pause_ms = ms_since(pause_start);
 
   // State first: on old kernels saving it dirties pages that no running vCPU would report.
@@ -303,6 +333,17 @@ void Source::switch_over() {
   report_.resume_ms = ms_since(commit_start);
   report_.downtime_ms = ms_since(pause_start);
   report_.cpu_destination_ms = running.cpu_ms;
+  report_.cpu_destination_rounds_ms = running.cpu_rounds_ms;
+  if (!server_ && !shared_ram_) confirm();
+}
+
+// The destination need not wait for this end to come and ask.
+void Source::confirm() noexcept {
+  try {
+    wire_->send({.kind = MessageKind::kArrived});
+  } catch (const std::exception&) {
+    // Then it waits.
+  }
 }
 
 void Source::send_last_round(std::span<const std::byte> state) {
@@ -361,10 +402,7 @@ Message Source::receive(int timeout_ms) {
     message = {header.kind, wire_->receive_payload(header)};
   }
   if (message.kind == MessageKind::kRefuse) {
-    // Even after Commit: it says so only if it has not let the guest run.
-    const std::lock_guard lock(mutex_);
-    committed_ = false;
-    throw ChannelError("the destination refused: " + decode_reason(message.payload));
+    throw PeerGaveUp("the destination refused: " + decode_reason(message.payload));
   }
   return message;
 }

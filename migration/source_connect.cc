@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "migration/rdma_channel.h"
+#include "migration/rdma_connect.h"
 #include "migration/shared_channel.h"
 #include "migration/source.h"
 #include "migration/stream_door.h"
@@ -44,7 +45,10 @@ void Source::connect() {
   report_.tls = wire_->tls();
   choose_transport(*wire_);
   report_.transport = channel_->name();
-  wire_->send_json(MessageKind::kBegin, encode(Begin{report_.transport, report_.streams}));
+  wire_->send_json(
+      MessageKind::kBegin,
+      encode(Begin{report_.transport, rdma_ == nullptr ? report_.streams : 1, report_.rdma_ports}));
+  wire_before_ = -channel_->bytes_sent();
   report_.setup_ms = elapsed_ms();
   const std::lock_guard lock(mutex_);
   progress_.transport = report_.transport;
@@ -57,16 +61,24 @@ unsigned Source::streams_to_ask_for() const {
   return std::clamp(std::thread::hardware_concurrency(), 1u, kMostByDefault);
 }
 
+/// On each of so many connections.
+Compression Source::compression(unsigned connections) const {
+  return {options_.compress, static_cast<double>(options_.max_bandwidth) / 8 / connections};
+}
+
 // Says hello, and takes RDMA when both ends have it and it answers; else TCP, saying why.
 void Source::choose_transport(Wire& wire) {
   memory::GuestMemory& memory = machine_.memory();
-  Hello hello{
-      machine_.config(),     machine_.requirements(), 0, false, {}, options_.mode != Mode::kPreCopy,
-      options_.max_bandwidth};
+  Hello hello;
+  hello.machine = machine_.config();
+  hello.requirements = machine_.requirements();
+  hello.postcopy = options_.mode != Mode::kPreCopy;
+  hello.max_bandwidth = options_.max_bandwidth;
   hello.streams = streams_to_ask_for();
+  hello.dry_run = dry_;
   for (const PageRange& range : memory.populated({0, memory.pages()}))
     hello.data_bytes += range.bytes();
-  std::unique_ptr<RdmaEndpoint> endpoint;
+  RdmaEndpoints endpoints;
   std::string why_not;
   if (shared_ram_) {
     why_not = "the same host";
@@ -76,42 +88,30 @@ void Source::choose_transport(Wire& wire) {
     why_not = "it does not encrypt; --transport rdma goes by it all the same";
   } else {
     try {
-      require_memlock(hello.data_bytes);
-      endpoint = std::make_unique<RdmaEndpoint>(
-          wire.fd(), options_.mode == Mode::kPreCopy ? PeerMay::kNothing : PeerMay::kRead);
-      hello.rdma = true;
-      hello.rdma_address = endpoint->address();
+      if (options_.pinned == nullptr) require_memlock(hello.data_bytes);
+      endpoints = offer_endpoints(
+          wire.fd(),
+          {.ports = options_.rdma_ports,
+           .queue_pairs = options_.streams,
+           .peer_may = options_.mode == Mode::kPreCopy ? PeerMay::kNothing : PeerMay::kRead,
+           .open = options_.pinned == nullptr ? RdmaDevices() : options_.pinned->devices()});
+      hello.rdma = addresses_of(endpoints);
     } catch (const RdmaError& error) {
       why_not = std::string("here ") + error.what();
     }
   }
-  if (!shared_ram_ && options_.transport == Transport::kRdma && !endpoint)
+  if (!shared_ram_ && options_.transport == Transport::kRdma && endpoints.empty())
     throw ChannelError("no RDMA: " + why_not);
   wire.send_json(MessageKind::kHello, encode(hello));
   const Accept accept = decode_accept(expect(MessageKind::kAccept, kSetUpTimeoutMs).payload);
   token_ = accept.token;
+  disks_tell_ = accept.disks_tell;
   if (shared_ram_) {
     channel_ = std::make_unique<SharedChannel>(wire);
     report_.transport_reason = "both ends have the same memory";
     return;
   }
-  if (endpoint && !accept.rdma) {
-    why_not = "at the destination " + accept.rdma_reason;
-  } else if (endpoint) {
-    try {
-      endpoint->connect(accept.rdma_address);
-      auto channel =
-          std::make_unique<RdmaChannel>(wire, memory, Role::kSource, std::move(endpoint));
-      channel->probe();
-      rdma_ = channel.get();
-      channel_ = std::move(channel);
-      report_.transport_reason = "both ends reach each other by RDMA";
-      return;
-    } catch (const std::exception& error) {
-      stop_if_cancelled();
-      why_not = error.what();
-    }
-  }
+  if (!endpoints.empty() && begin_rdma(std::move(endpoints), accept, why_not)) return;
   if (options_.transport == Transport::kRdma) throw ChannelError("no RDMA: " + why_not);
   report_.transport_reason =
       options_.transport == Transport::kTcp ? why_not : "no RDMA: " + why_not;
@@ -120,7 +120,31 @@ void Source::choose_transport(Wire& wire) {
                    given_up_.fd());
   stop_if_cancelled();
   report_.streams = static_cast<unsigned>(streams.size() + 1);
-  channel_ = std::make_unique<TcpChannel>(wire, memory, Role::kSource, std::move(streams));
+  channel_ = std::make_unique<TcpChannel>(wire, memory, Role::kSource, std::move(streams),
+                                          compression(report_.streams));
+}
+
+// False where the queue pairs do not reach each other.
+bool Source::begin_rdma(RdmaEndpoints endpoints, const Accept& accept, std::string& why_not) {
+  if (accept.rdma.empty()) {
+    why_not = "at the destination " + accept.rdma_reason;
+    return false;
+  }
+  try {
+    endpoints = connect_endpoints(*wire_, std::move(endpoints), accept.rdma);
+  } catch (const std::exception& error) {
+    stop_if_cancelled();
+    why_not = error.what();
+    return false;
+  }
+  report_.rdma_ports = ports_of(endpoints);
+  report_.streams = static_cast<unsigned>(endpoints.size());
+  auto channel = std::make_unique<RdmaChannel>(*wire_, machine_.memory(), Role::kSource,
+                                               std::move(endpoints), options_.pinned);
+  rdma_ = channel.get();
+  channel_ = std::move(channel);
+  report_.transport_reason = "both ends reach each other by RDMA";
+  return true;
 }
 
 // RDMA has failed before Commit: the rounds go on by TCP, if the connection still stands. What the
@@ -129,6 +153,7 @@ void Source::choose_transport(Wire& wire) {
 void Source::fall_back(const std::string& why) {
   if (options_.transport == Transport::kRdma) throw ChannelError(why);
   rdma_ = nullptr;
+  wire_before_ = wire_bytes();
   channel_.reset();
   wire_->send_json(MessageKind::kBegin, encode(Begin{"tcp"}));
   wire_->send({.kind = MessageKind::kSync});
@@ -139,7 +164,9 @@ void Source::fall_back(const std::string& why) {
   if (answer.kind != MessageKind::kSynced) {
     throw ChannelError(std::string("the peer sent ") + kind_name(answer.kind) + ", Synced was due");
   }
-  channel_ = std::make_unique<TcpChannel>(*wire_, machine_.memory(), Role::kSource);
+  channel_ = std::make_unique<TcpChannel>(*wire_, machine_.memory(), Role::kSource,
+                                          std::vector<Wire>(), compression(report_.streams));
+  wire_before_ -= channel_->bytes_sent();
   if (paused_) {
     machine_.lock_disks();
     disks_unlocked_ = false;
@@ -148,6 +175,8 @@ void Source::fall_back(const std::string& why) {
     wire_->set_patience(Wire::kPatience);
   }
   report_.transport = channel_->name();
+  report_.streams = 1;
+  report_.rdma_ports.clear();
   report_.transport_reason = "RDMA failed during the move: " + why;
   report_.postcopy = {};
   sent_before_ = report_.ram_bytes;
@@ -157,31 +186,31 @@ void Source::fall_back(const std::string& why) {
   progress_.transport = report_.transport;
 }
 
-// Whether it was in doubt or not: a destination that knows the token has the guest.
+// A destination that knows the token has the guest.
 void Source::reconnect() {
   set_phase("reconnecting");
-  auto wire = std::make_unique<Wire>(Wire::connect(options_.to, kConnectTimeout));
-  {
-    const std::lock_guard lock(mutex_);
-    wire_ = std::move(wire);
+  call_back(kConnectTimeout, kComebackTimeout);
+  const FrameHeader header = wire_->receive_header(-1);
+  const auto payload = wire_->receive_payload(header);
+  if (header.kind == MessageKind::kRefuse) {
+    throw ChannelError("the destination refused: " + decode_reason(payload));
   }
-  wire_->set_deadline(Clock::now() + kComebackTimeout);
-  wire_->meet(security_, kComebackTimeout);
-  wire_->send_json(MessageKind::kResume, encode(Resume{token_, false, {}}));
-  const auto receive = [&](MessageKind kind) {
-    const FrameHeader header = wire_->receive_header(-1);
-    auto payload = wire_->receive_payload(header);
-    if (header.kind == MessageKind::kRefuse) {
-      throw ChannelError("the destination refused: " + decode_reason(payload));
-    }
-    if (header.kind != kind) {
-      throw ChannelError(std::string("the peer sent ") + kind_name(header.kind) + ", " +
-                         kind_name(kind) + " was due");
-    }
-    return payload;
-  };
-  decode_accept(receive(MessageKind::kAccept));
-  server_->set_missing(decode_missing(receive(MessageKind::kMissing), machine_.memory().pages()));
+  if (header.kind != MessageKind::kAccept) {
+    throw ChannelError(std::string("the peer sent ") + kind_name(header.kind) + ", Accept was due");
+  }
+  take_up_rest(payload);
+}
+
+/// After the destination's Accept: what it lacks.
+void Source::take_up_rest(std::span<const std::byte> accept) {
+  decode_accept(accept);
+  const FrameHeader header = wire_->receive_header(-1);
+  const auto payload = wire_->receive_payload(header);
+  if (header.kind != MessageKind::kMissing) {
+    throw ChannelError(std::string("the peer sent ") + kind_name(header.kind) +
+                       ", Missing was due");
+  }
+  server_->set_missing(decode_missing(payload, machine_.memory().pages()));
   server_->set_pushing(true);
   runs_there_ = true;
   wire_->set_deadline(std::nullopt);

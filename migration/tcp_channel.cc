@@ -15,11 +15,15 @@ constexpr int kSyncedTimeoutMs = 30'000;  // to take what was in the socket buff
 }  // namespace
 
 TcpChannel::TcpChannel(Wire& wire, memory::GuestMemory& memory, Role role,
-                       std::vector<Wire> streams)
-    : wire_(wire), memory_(memory), role_(role), news_(wire) {
+                       std::vector<Wire> streams, const Compression& compression)
+    : wire_(wire),
+      role_(role),
+      sender_(wire, memory, compression),
+      receiver_(wire, memory),
+      news_(wire) {
   for (Wire& stream : streams) {
     if (role == Role::kSource) {
-      out_.push_back(std::make_unique<OutStream>(std::move(stream), memory, news_));
+      out_.push_back(std::make_unique<OutStream>(std::move(stream), memory, news_, compression));
     } else {
       in_.push_back(std::make_unique<InStream>(std::move(stream), memory, news_));
     }
@@ -40,7 +44,7 @@ auto TcpChannel::guarded(Work work) {
 }
 
 void TcpChannel::write(std::span<const PageRange> ranges) {
-  if (out_.empty()) return send_pages(wire_, memory_, ranges);
+  if (out_.empty()) return sender_.send(ranges);
   guarded([&] {
     if (patience_ != wire_.patience()) {
       patience_ = wire_.patience();
@@ -53,7 +57,7 @@ void TcpChannel::write(std::span<const PageRange> ranges) {
       out_[i]->write(std::move(parts[i + 1]));
       unmarked_ = true;
     }
-    send_pages(wire_, memory_, parts[0]);
+    sender_.send(parts[0]);
   });
 }
 
@@ -112,10 +116,8 @@ void TcpChannel::take_from_source(const FrameHeader& header) {
     wire_.send({.kind = MessageKind::kSynced}, {});
   } else if (sealed_) {
     throw ChannelError("the peer sent pages after the state");
-  } else if (header.kind == MessageKind::kPages) {
-    receive_pages(wire_, header, memory_);
   } else {
-    receive_zero(wire_, header, memory_);
+    receiver_.receive(header);
   }
 }
 
@@ -123,7 +125,7 @@ Message TcpChannel::receive(int timeout_ms) {
   return guarded([&] {
     for (;;) {
       const FrameHeader header = wire_.receive_header(timeout_ms);
-      const bool pages = header.kind == MessageKind::kPages || header.kind == MessageKind::kZero;
+      const bool pages = carries_pages(header.kind);
       if (pages && role_ == Role::kSource) {
         throw ChannelError("the destination sent guest pages: only the source may");
       }

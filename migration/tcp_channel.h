@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "migration/channel.h"
+#include "migration/page_frames.h"
 #include "migration/page_streams.h"
 #include "migration/wire.h"
 #include "vmm/memory/guest_memory.h"
@@ -20,7 +21,9 @@ class TcpChannel : public Channel {
  public:
   /// `wire` and `memory` must outlive it. `streams`: further connections to the same peer, which
   /// has as many.
-  TcpChannel(Wire& wire, memory::GuestMemory& memory, Role role, std::vector<Wire> streams = {});
+  /// Source: compresses pages where that is faster.
+  TcpChannel(Wire& wire, memory::GuestMemory& memory, Role role, std::vector<Wire> streams = {},
+             const Compression& compression = {});
 
   std::string_view name() const override { return "tcp"; }
   void write(std::span<const memory::PageRange> ranges) override;
@@ -40,8 +43,9 @@ class TcpChannel : public Channel {
   void take_from_source(const FrameHeader& header);
 
   Wire& wire_;
-  memory::GuestMemory& memory_;
   const Role role_;
+  PageSender sender_;      // at the source
+  PageReceiver receiver_;  // at the destination
   StreamNews news_;
   std::vector<std::unique_ptr<OutStream>> out_;  // at the source
   std::vector<std::unique_ptr<InStream>> in_;    // at the destination

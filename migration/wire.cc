@@ -213,9 +213,9 @@ void Wire::heed_peer() {
       return;
     }
     const std::string why = decode_reason(receive_payload(header));
-    throw ChannelError((header.kind == MessageKind::kRefuse ? "the destination refused: "
-                                                            : "the source gave up: ") +
-                       why);
+    throw PeerGaveUp((header.kind == MessageKind::kRefuse ? "the destination refused: "
+                                                          : "the source gave up: ") +
+                     why);
   }
 }
 
@@ -233,6 +233,11 @@ bool Wire::frame_waiting() {
 std::size_t Wire::unsent() const {
   int bytes = 0;
   return ::ioctl(fd(), SIOCOUTQNSD, &bytes) == 0 && bytes > 0 ? static_cast<std::size_t>(bytes) : 0;
+}
+
+std::size_t Wire::unacknowledged() const {
+  int bytes = 0;
+  return ::ioctl(fd(), SIOCOUTQ, &bytes) == 0 && bytes > 0 ? static_cast<std::size_t>(bytes) : 0;
 }
 
 void Wire::require_peer() {

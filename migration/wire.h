@@ -85,6 +85,8 @@ class Wire {
   bool frame_waiting();
   /// Bytes handed to the kernel that it has not sent yet.
   std::size_t unsent() const;
+  /// These, and those sent that the peer's kernel has not confirmed.
+  std::size_t unacknowledged() const;
   /// heed_peer(), and throws if the peer has closed its end.
   void require_peer();
 

@@ -72,11 +72,14 @@ int cancel_command(const Words& words) {
 }
 
 int resolve_command(const Words& words) {
-  Options options("resolve NAME --here|--there",
-                  "Decides about a guest whose move lost its connection while it was being "
-                  "committed: it is stopped\nhere, and may or may not run at the destination. Look "
-                  "there first (`godwit list`). Running it at\nboth ends corrupts its disks.",
-                  kCodes);
+  Options options(
+      "resolve NAME --here|--there",
+      "Decides about a guest whose move lost its connection while it was being "
+      "committed: it is stopped\nhere, and may or may not run at the destination. Its "
+      "process asks there, and looks at its disks, as long\nas it does not know (`godwit "
+      "status`); this is for when nobody can tell it. Look there first (`godwit\nlist`). "
+      "Running it at both ends corrupts its disks.",
+      kCodes);
   options.flag("here", "it does not run at the destination: let it run on here")
       .flag("there", "it runs at the destination: end it here")
       .argument("NAME");

@@ -40,11 +40,13 @@ constexpr const char* kHelp =
     "Exit codes: 0 the guest runs at the destination, 1 failed before the move began, 2 wrong "
     "usage,\n"
     "3 the move failed and the guest goes on here, 4 it was cancelled and the guest goes on here,\n"
-    "5 the connection was lost while committing: the guest is stopped here, see godwit resolve "
-    "--help,\n"
+    "5 the connection was lost while committing: the guest is stopped here until the destination, "
+    "its "
+    "disks\n  or godwit resolve tell where it runs,\n"
     "7 the link was lost in post-copy: the guest runs at the destination and waits for memory that "
     "is here;\n"
-    "  godwit migrate NAME --resume goes on, godwit stop --force at both ends gives the guest up.";
+    "  godwit migrate NAME --resume goes on, godwit stop --force at both ends gives the guest up,\n"
+    "8 with --dry-run: the move would not converge.";
 
 sigset_t interrupts() {
   sigset_t set;
@@ -158,7 +160,8 @@ std::string guest_of(const NodeClient& node, const std::string& name) {
 }
 
 int exit_code(const std::string& status) {
-  if (status == "completed") return kExitOk;
+  if (status == "completed" || status == "would-complete") return kExitOk;
+  if (status == "would-not-converge") return kExitWouldNotConverge;
   if (status == "cancelled") return kExitCancelled;
   if (status == "in-doubt") return kExitInDoubt;
   if (status == "postcopy-paused") return kExitPostCopyPaused;
@@ -170,8 +173,8 @@ void explain(const std::string& name, const json& report, int code) {
   std::string line = report.value("reason", "");
   if (code == kExitInDoubt) {
     line += fmt::format(
-        "; {0} is stopped here and may run at {1}: look there, then say godwit resolve {0} "
-        "--here or --there",
+        "; {0} is stopped here and may run at {1}, which is asked as long as it takes: godwit "
+        "status {0} shows it, and godwit resolve {0} --here or --there decides",
         name, report.value("to", "the destination"));
   } else if (code == kExitPostCopyPaused) {
     line += fmt::format(
@@ -185,6 +188,23 @@ void explain(const std::string& name, const json& report, int code) {
   }
   std::replace(line.begin(), line.end(), '\n', ' ');
   fmt::print(stderr, "godwit: migrate: {}\n", line);
+}
+
+int tell_dry_run(const std::string& name, const std::string& to, const json& report, bool as_json) {
+  const int code = exit_code(report.value("status", "failed"));
+  if (code != kExitOk) {
+    fmt::print(stderr, "godwit: migrate: {} {} to {}: {}\n", name,
+               code == kExitWouldNotConverge ? "would not move" : "cannot move", to,
+               report.value("reason", ""));
+  }
+  if (as_json) {
+    fmt::print("{}\n", report.dump(2));
+  } else if (code == kExitOk) {
+    fmt::print("{} would move to {}\n{}", name, to, dry_run_text(report));
+  } else if (code == kExitWouldNotConverge) {
+    fmt::print("{}", dry_run_text(report));
+  }
+  return code;
 }
 
 int tell(const std::string& name, const std::string& to, const json& report, bool as_json) {
@@ -209,6 +229,7 @@ json tls_of(const Options& options) {
 
 int resume(const Options& options) {
   if (options.has("to")) throw UsageError("--to: a resumed move goes where it went");
+  if (options.on("dry-run")) throw UsageError("--dry-run: of a move that has not begun");
   const ControlClient client(options.text("NAME"));
   const json report =
       move(client, [&] { return client.post("/v1/migration/resume", json::object()); });
@@ -237,17 +258,28 @@ int migrate_command(const Words& words) {
       .value("throttle", "PERCENT",
              "when the move does not converge, slow the guest down by up to that much, 0 to 95",
              "0")
-      .value("streams", "N",
-             "connections that carry pages by TCP, 1 to 16; 0: as many as CPUs, at most 4", "0")
+      .value(
+          "streams", "N",
+          "connections that carry pages by TCP, 1 to 16, or queue pairs of an RDMA port, 1 to 8; "
+          "0: by TCP as many as CPUs, at most 4; by RDMA as many as the link needs",
+          "0")
+      .value("rdma-ports", "N",
+             "up to that many RDMA ports, 1 to 4, where both ends have as many on one network", "1")
       .value("timeout", "TIME", "give the move up after that long; 0: never", "60s")
-      .value("node", "SOCKET", "of the node that knows PEER, instead of the one of this host");
+      .value("node", "SOCKET", "of the node that knows PEER, instead of the one of this host")
+      .flag("compress", "compress pages by TCP (zstd) where that is measured to be faster");
   add_tls_options(options, "this move, instead of the certificates of the guest's process");
   options
       .value("tls-name", "NAME",
              "what the destination's certificate has to say, if not the HOST of --to")
       .flag("verify",
             "compare digests of all memory before the commit: the guest stands still longer")
-      .flag("resume", "go on with a move that has lost its link in post-copy; without --to")
+      .flag("dry-run",
+            "nothing moves: measures the link and how fast the guest writes, and predicts the move")
+      .flag(
+          "resume",
+          "go on with a move that has lost its link in post-copy, or in doubt ask at once; without "
+          "--to")
       .flag("json", "print the report as JSON")
       .argument("NAME");
   if (!options.parse(words)) return kExitOk;
@@ -277,8 +309,11 @@ int migrate_command(const Words& words) {
             {"max_bandwidth", options.rate("max-bandwidth")},
             {"timeout_ms", options.time_ns("timeout") / 1'000'000},
             {"verify", options.on("verify")},
+            {"compress", options.on("compress")},
             {"throttle_percent", options.count("throttle", 0, 95)},
-            {"streams", options.count("streams", 0, 16)}};
+            {"streams", options.count("streams", 0, 16)},
+            {"rdma_ports", options.count("rdma-ports", 1, 4)},
+            {"dry_run", options.on("dry-run")}};
   if (const json tls = tls_of(options); !tls.empty()) {
     if (to_peer) throw UsageError("--tls-...: a move to a peer goes by the node's certificates");
     body["tls"] = tls;
@@ -292,7 +327,8 @@ int migrate_command(const Words& words) {
     body["guest"] = options.text("NAME");
     return node.request("POST", "/v1/moves", body, kMoveTimeout);
   });
-  return tell(client.name(), to, report, options.on("json"));
+  return options.on("dry-run") ? tell_dry_run(client.name(), to, report, options.on("json"))
+                               : tell(client.name(), to, report, options.on("json"));
 }
 
 }  // namespace godwit::node

@@ -37,6 +37,21 @@ Listener listen_on(const std::string& host_port) {
   }
 }
 
+void require_free(const std::string& socket) {
+  require_socket_directory(socket);
+  if (socket_is_live(socket)) {
+    throw std::runtime_error(fmt::format("a guest is already running at {}", socket));
+  }
+}
+
+/// The early answer to what admit() would find only when a guest comes.
+void check_socket_is_free(const Options& options) {
+  if (!options.has("name") && !options.has("api")) return;
+  const std::string name = options.has("name") ? options.text("name") : "";
+  const std::string path = socket_path(options, name);
+  require_free(path);
+}
+
 /// What ends the wait for a guest: a signal, which also interrupts a guest on its way.
 class Interruption {
  public:
@@ -76,25 +91,40 @@ class Reception {
     }
   }
 
-  /// Throws when the guest stays where it was.
-  void take(sys::UniqueFd connection, sys::UniqueFd ram, sys::UniqueFd listener,
+  /// False when no guest was to come: it was a dry run, whatever came of it, or a stranger. Throws
+  /// when one was, and stays where it was.
+  bool take(sys::UniqueFd connection, sys::UniqueFd ram, sys::UniqueFd listener,
             Interruption& interruption) {
     migration::DestinationOptions destination_options;
     destination_options.ram = std::move(ram);
     destination_options.listener = std::move(listener);
     destination_options.tls = tls_;
-    destination_options.admit = [this](vmm::MachineConfig& config) { admit(config); };
+    destination_options.admit = [this](vmm::MachineConfig& config, bool dry_run) {
+      admit(config, dry_run);
+    };
     destination_options.console = consoles_.sink();
+    destination_options.pin = options_.on("rdma-pin");
     migration::Destination destination(std::move(connection), std::move(destination_options));
     interruption.watch(&destination);
     std::unique_ptr<vmm::Machine> machine;
     try {
       machine = destination.run();
-    } catch (...) {
+    } catch (const std::exception& error) {
       interruption.watch(nullptr);
-      throw;
+      if (interruption.signal() != 0) throw;
+      if (destination.source_may_ask()) await_question(destination, error.what(), interruption);
+      if (destination.introduced() && !destination.dry_run()) throw;
+      fmt::print(stderr, "godwit: receive: {}{}; still listening\n",
+                 destination.dry_run() ? "a dry run failed: " : "", error.what());
+      return false;
     }
     interruption.watch(nullptr);
+    if (!machine) {
+      fmt::print(stderr, "godwit: receive: {} could come here by {}: a dry run; still listening\n",
+                 name_, destination.transport());
+      return false;
+    }
+    witness_ = destination.take_witness();
     auto post_copy = destination.take_post_copy();
     const bool memory_follows = post_copy != nullptr;
     guest_->arrived(std::move(machine), std::move(post_copy));
@@ -105,6 +135,7 @@ class Reception {
       fmt::print(stderr, "godwit: receive: {}: {}: {} cannot reboot here\n", kernel_,
                  std::strerror(errno), name_);
     }
+    return true;
   }
 
   /// The guest is here: everything else of its predecessor's, as soon as that has let it go.
@@ -121,7 +152,18 @@ class Reception {
   }
 
  private:
-  void admit(vmm::MachineConfig& config) {
+  /// Nobody else can tell the source that its guest will not run here.
+  void await_question(migration::Destination& destination, const std::string& why,
+                      const Interruption& interruption) {
+    fmt::print(stderr,
+               "godwit: receive: {}; {} will not run here: waiting for the other host to ask, for "
+               "10 minutes at most\n",
+               why, name_);
+    guest_->refused();
+    destination.deny_to_source(interruption.event());
+  }
+
+  void admit(vmm::MachineConfig& config, bool dry_run) {
     if (options_.has("name")) config.name = options_.text("name");
     if (const std::string why = name_complaint(config.name); !why.empty()) {
       throw std::runtime_error(why);
@@ -133,6 +175,7 @@ class Reception {
     name_ = config.name;
     kernel_ = config.kernel;
     std::string path = socket_path(options_, name_);
+    if (dry_run) return require_free(path);
     if (options_.has("predecessor")) path += kNextSocket;  // as long as it has the other
     auto socket = std::make_unique<ControlSocket>(path, name_);
     guest_.emplace(config, consoles_, Guest::Arriving{});
@@ -142,6 +185,7 @@ class Reception {
       restore_terminal();
       ::_exit(kExitFailure);
     });
+    if (options_.on("rdma-pin")) guest_->pin_memory();
     guest_->set_successor_words(successor_words(options_, name_));
     guest_->set_tls(tls_files_);
     serving_.emplace(*guest_, std::move(socket));
@@ -156,15 +200,18 @@ class Reception {
   std::string kernel_;
   Consoles consoles_;
   std::optional<Guest> guest_;
-  std::optional<Serving> serving_;  // after guest_: it goes first
+  std::optional<Serving> serving_;               // after guest_: it goes first
+  std::unique_ptr<migration::Witness> witness_;  // where the source may not know that it is here
 };
 
 void await_guest(Reception& reception, const std::string& where, Interruption& interruption) {
   const Listener listener = listen_on(where);
   migration::Destination::warm_up();  // before a source is told to come
   fmt::print(stderr, "godwit: receive: listening on {}\n", listener.address());
-  sys::UniqueFd connection = listener.accept(interruption.event());
-  if (connection) reception.take(std::move(connection), {}, listener.share(), interruption);
+  for (bool here = false; !here;) {
+    sys::UniqueFd connection = listener.accept(interruption.event());
+    here = !connection || reception.take(std::move(connection), {}, listener.share(), interruption);
+  }
 }
 
 /// From the process that this one succeeds.
@@ -176,17 +223,6 @@ void take_over(Reception& reception, const std::string& descriptors, Interruptio
     reception.succeed(end);
   } catch (const std::invalid_argument& error) {
     throw UsageError(fmt::format("--predecessor: {}", error.what()));
-  }
-}
-
-/// The early answer to what admit() would find only when a guest comes.
-void check_socket_is_free(const Options& options) {
-  if (!options.has("name") && !options.has("api")) return;
-  const std::string name = options.has("name") ? options.text("name") : "";
-  const std::string path = socket_path(options, name);
-  require_socket_directory(path);
-  if (socket_is_live(path)) {
-    throw std::runtime_error(fmt::format("a guest is already running at {}", path));
   }
 }
 

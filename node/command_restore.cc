@@ -78,6 +78,7 @@ int restore_command(const Words& words) {
   auto restored = migration::restore_machine(std::move(open), consoles.sink(), disks);
   Guest guest(restored->config(), consoles, Guest::Arriving{});
   guest.set_tls(tls_files(options));
+  if (options.on("rdma-pin")) guest.pin_memory();
   Serving serving(guest, std::move(socket));
   restored->resume();
   guest.arrived(std::move(restored), nullptr);

@@ -25,11 +25,15 @@ int run_command(const Words& words) {
   vmm::MachineConfig config = machine_config(options);
   config.console = options.has("hvc");
   const ConsoleConfigs console = console_configs(options);
+  if (options.on("rdma-pin") && config.balloon) {
+    throw UsageError("--rdma-pin: pinned memory is not given back: leave --balloon out");
+  }
   check_kvm();
   HostEvents::block_signals();
   auto socket = std::make_unique<ControlSocket>(socket_path(options, config.name), config.name);
   Consoles consoles(console);
   Guest guest(config, consoles);
+  if (options.on("rdma-pin")) guest.pin_memory();
   guest.set_successor_words(successor_words(options, config.name));
   guest.set_tls(tls_files(options));
   Serving serving(guest, std::move(socket));

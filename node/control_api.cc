@@ -16,6 +16,8 @@ namespace {
 
 constexpr std::uint64_t kMaxThrottle = 95;  // percent
 constexpr std::uint64_t kMaxStreams = 16;
+constexpr std::uint64_t kMaxRdmaPorts = 4;
+constexpr std::uint64_t kMaxWait = 3600 * 1000;                      // milliseconds
 constexpr std::uint64_t kMaxMilliseconds = 7ull * 24 * 3600 * 1000;  // a week
 
 std::string text_of(const json& value) {
@@ -85,9 +87,9 @@ void read_tls(const json& tls, MoveRequest& move) {
 }
 
 MoveRequest move_request(const ApiRequest& request) {
-  const json body =
-      object(request, {"to", "transport", "mode", "downtime_limit_ms", "max_bandwidth",
-                       "timeout_ms", "throttle_percent", "verify", "streams", "tls"});
+  const json body = object(request, {"to", "transport", "mode", "downtime_limit_ms",
+                                     "max_bandwidth", "timeout_ms", "throttle_percent", "verify",
+                                     "streams", "rdma_ports", "compress", "dry_run", "tls"});
   MoveRequest move;
   move.to = text(body, "to", "");
   if (move.to.empty()) throw BadRequest("to is missing: HOST:PORT of a godwit receive");
@@ -107,6 +109,11 @@ MoveRequest move_request(const ApiRequest& request) {
   move.throttle_percent =
       static_cast<unsigned>(number(body, "throttle_percent", move.throttle_percent, kMaxThrottle));
   move.streams = static_cast<unsigned>(number(body, "streams", move.streams, kMaxStreams));
+  move.compress = boolean(body, "compress", move.compress);
+  move.rdma_ports =
+      static_cast<unsigned>(number(body, "rdma_ports", move.rdma_ports, kMaxRdmaPorts));
+  if (move.rdma_ports == 0) throw BadRequest("rdma_ports must be at least 1");
+  move.dry_run = boolean(body, "dry_run", move.dry_run);
   if (body.contains("tls")) read_tls(body["tls"], move);
   return move;
 }
@@ -206,8 +213,8 @@ void begin(GuestControl& guest, const ApiRequest& request, const ApiReply& reply
   try {
     if (request.target == "/v1/migrate") return guest.migrate(move_request(request), done);
     if (request.target == "/v1/migration/resume") {
-      object(request, {});
-      return guest.resume_migration(done);
+      const std::uint64_t wait = number(object(request, {"wait_ms"}), "wait_ms", 0, kMaxWait);
+      return guest.resume_migration(std::chrono::milliseconds(wait), done);
     }
     if (request.target == "/v1/upgrade") return guest.upgrade(program(request), done);
     guest.snapshot(snapshot_request(request), done);

@@ -12,7 +12,8 @@ enum ExitCode : int {
   kExitInDoubt = 5,         // the connection was lost while committing; see `godwit resolve`
   kExitPanicked = 6,        // the guest powered off or was stopped, its kernel had panicked
   kExitPostCopyPaused = 7,  // the guest runs at the destination, memory that it lacks is here
-  kExitSignal = 128,        // + n: ended by signal n
+  kExitWouldNotConverge = 8,  // a dry run: the move would not end
+  kExitSignal = 128,          // + n: ended by signal n
 };
 
 }  // namespace godwit::node

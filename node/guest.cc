@@ -30,17 +30,34 @@ Guest::Guest(const vmm::MachineConfig& config, Consoles& consoles, Arriving /*ar
 
 Guest::~Guest() {
   if (mover_.joinable()) mover_.join();
+  for (std::thread& thread : retired_) thread.join();
 }
 
 void Guest::start() { boot(); }
 
 void Guest::arrived(std::unique_ptr<vmm::Machine> machine,
                     std::unique_ptr<migration::PostCopy> post_copy) {
+  // It runs already: what it has to go without is no reason to end it.
+  std::unique_ptr<migration::PinnedMemory> pinned;
+  if (pins_memory_ && !post_copy) {
+    try {
+      pinned = std::make_unique<migration::PinnedMemory>(machine->memory());
+    } catch (const migration::RdmaError& error) {
+      fmt::print(stderr, "godwit: --rdma-pin: {}: {} goes on without\n", error.what(),
+                 config_.name);
+    }
+  }
   const std::lock_guard lock(mutex_);
+  pinned_ = std::move(pinned);
   machine_ = std::move(machine);
   post_copy_ = std::move(post_copy);
   state_ = State::kRunning;
   if (outcome_) machine_->request_stop();
+}
+
+void Guest::refused() {
+  const std::lock_guard lock(mutex_);
+  state_ = State::kRefused;
 }
 
 Outcome Guest::wait() {
@@ -92,6 +109,7 @@ void Guest::give_up_post_copy() {
 }
 
 void Guest::reboot() {
+  pinned_.reset();
   machine_.reset();  // its memory and its disks are needed by the next one
   machine_ = std::make_unique<vmm::Machine>(config_, consoles_.sink());
   boot();
@@ -102,6 +120,13 @@ void Guest::boot() {
   // lock.
   machine_->lock_disks();
   machine_->boot();
+  if (pins_memory_) {
+    try {
+      pinned_ = std::make_unique<migration::PinnedMemory>(machine_->memory());
+    } catch (const migration::RdmaError& error) {
+      throw std::runtime_error(fmt::format("--rdma-pin: {}", error.what()));
+    }
+  }
   const std::lock_guard lock(mutex_);
   if (outcome_) return machine_->request_stop();
   machine_->resume();
@@ -117,6 +142,10 @@ void Guest::end_locked(Outcome outcome) {
   if (state_ == State::kOver) return;
   if (!outcome_) outcome_ = std::move(outcome);
   if (busy()) return give_up();  // its thread stops the machine
+  if (state_ == State::kInDoubt) {
+    move_->stop_asking();
+    news_.notify_all();
+  }
   if (post_copy_ && post_copy_->status().lost && abandon_) {
     abandon_(fmt::format("{} ends with its process: {}", config_.name, post_copy_->complaint()));
   }
@@ -152,6 +181,8 @@ const char* Guest::state_name() const {
       return "snapshotting";
     case State::kInDoubt:
       return "in-doubt";
+    case State::kRefused:
+      return "refused";
     case State::kPostCopyPaused:
       return "postcopy-paused";
     case State::kOver:

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -16,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "migration/pinned_memory.h"
 #include "migration/postcopy_destination.h"
 #include "migration/tls/tls.h"
 #include "node/console.h"
@@ -46,12 +48,18 @@ class Guest : public GuestControl {
   /// Only after wait() has returned, if start() ever did.
   ~Guest() override;
 
+  /// From the beginning to the end all of its RAM is registered for RDMA. Before start() or
+  /// arrived().
+  void pin_memory() { pins_memory_ = true; }
+
   /// Locks the disks, boots, lets it run. Throws what Machine throws.
   void start();
   /// `machine` runs already: instead of start(). `post_copy`: what is to come of its memory, or
   /// null.
   void arrived(std::unique_ptr<vmm::Machine> machine,
                std::unique_ptr<migration::PostCopy> post_copy);
+  /// Instead of arrived(): it will not come, and this process stays for a while to say so.
+  void refused();
   /// Some time after arrived(): its vCPUs no longer go before others. From any thread.
   void settle_in();
   /// Called to end this process at once, when the guest is to end and waits for memory that does
@@ -85,7 +93,7 @@ class Guest : public GuestControl {
   void balloon(std::uint64_t bytes) override;
   void stop(bool force) override;
   void migrate(const MoveRequest& request, MoveDone done) override;
-  void resume_migration(MoveDone done) override;
+  void resume_migration(std::chrono::milliseconds wait, MoveDone done) override;
   void upgrade(const std::string& program, MoveDone done) override;
   void snapshot(const SnapshotRequest& request, MoveDone done) override;
   nlohmann::json migration() override;
@@ -101,8 +109,15 @@ class Guest : public GuestControl {
     kMigrating,
     kSnapshotting,
     kInDoubt,
+    kRefused,         // a move to here that came to nothing
     kPostCopyPaused,  // runs elsewhere, and memory that it lacks is here
     kOver
+  };
+
+  using Clock = std::chrono::steady_clock;
+  struct Waiting {
+    MoveDone done;
+    Clock::time_point until;  // then the report says that it is still in doubt
   };
 
   const char* state_name() const;
@@ -113,15 +128,23 @@ class Guest : public GuestControl {
   void end_locked(Outcome outcome);
   void begin_move(const char* what, const std::function<std::unique_ptr<Move>()>& make,
                   MoveDone done);
-  void run_move(const MoveDone& done, bool again);
+  void run_move(const std::shared_ptr<Move>& move, bool again);
   void settle_move(Move::End end);
+  Move::End settle_doubt(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Move>& move);
+  Move::Word await_word(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Move>& move);
+  bool resolved(const std::shared_ptr<Move>& move) const;
+  nlohmann::json report_of(const Move& move) const;
+  void answer_impatient(std::unique_lock<std::mutex>& lock, const Move& move);
+  void take_back(Move& move, const std::string& why);
   void give_up_post_copy();
   void run_snapshot(const MoveDone& done);
   /// The machine belongs to mover_.
   bool busy() const { return state_ == State::kMigrating || state_ == State::kSnapshotting; }
   void give_up();
   /// The machine is there and other threads may use it.
-  bool usable() const { return state_ != State::kArriving && state_ != State::kBooting; }
+  bool usable() const {
+    return state_ != State::kArriving && state_ != State::kBooting && state_ != State::kRefused;
+  }
   /// Since this process began; never steps back.
   vmm::Usage usage() const;
   void boot();
@@ -138,6 +161,8 @@ class Guest : public GuestControl {
   vmm::Usage earlier_usage_;  // of the machines before the last reboot
   /// What is to come of machine_'s memory; done() or null as a rule. It goes before the machine.
   std::unique_ptr<migration::PostCopy> post_copy_;
+  bool pins_memory_ = false;
+  std::unique_ptr<migration::PinnedMemory> pinned_;  // machine_'s; goes before it
   std::function<void(const std::string&)> abandon_;
   memory::DirtyRate dirty_rate_;    // of machine_'s memory
   std::optional<Outcome> outcome_;  // how it is to end, once that is decided
@@ -145,11 +170,16 @@ class Guest : public GuestControl {
   std::vector<std::string> successor_words_;
   std::optional<tls::Files> tls_;
   std::string moving_to_;
-  std::unique_ptr<Move> move_;  // while kMigrating, and as long as it can be resumed
+  std::shared_ptr<Move>
+      move_;  // while kMigrating, and as long as it is not settled; the mover's, too
+  std::vector<Waiting> waiting_;  // for the end of the move
+  bool ask_now_ = false;          // in doubt: somebody waits for the next attempt
+  std::condition_variable news_;  // of a doubt
   SnapshotRequest snapshot_request_;
   std::unique_ptr<SnapshotJob> snapshot_;  // while kSnapshotting
   bool stranded_ = false;                  // kPaused because a failed move could not let it go on
   std::thread mover_;                      // joined by the next move, or the end
+  std::vector<std::thread> retired_;       // movers that nobody waits for any more, but the end
   nlohmann::json last_report_;             // null before the first move
 };
 

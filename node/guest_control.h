@@ -3,6 +3,7 @@
 // within milliseconds, so one client cannot hold up another.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
@@ -32,11 +33,14 @@ struct MoveRequest {
   std::string transport = "auto";  // "auto", "rdma" or "tcp"
   std::string mode = "precopy";    // "precopy", "postcopy" or "hybrid"
   std::uint64_t downtime_limit_ms = 50;
-  std::uint64_t max_bandwidth = 0;     // bits a second, 0: as fast as it goes
-  std::uint64_t timeout_ms = 60'000;   // for the whole move, 0: none
-  bool verify = false;                 // compare digests of memory before the commit
-  unsigned throttle_percent = 0;       // at most that much of the vCPUs' time, 0 to 95
-  unsigned streams = 0;                // connections for pages by TCP, 0: by the host's CPUs
+  std::uint64_t max_bandwidth = 0;    // bits a second, 0: as fast as it goes
+  std::uint64_t timeout_ms = 60'000;  // for the whole move, 0: none
+  bool verify = false;                // compare digests of memory before the commit
+  unsigned throttle_percent = 0;      // at most that much of the vCPUs' time, 0 to 95
+  unsigned streams = 0;     // for pages: connections by TCP, queue pairs by RDMA; 0: by the host
+  bool compress = false;    // pages by TCP, where that is faster
+  unsigned rdma_ports = 1;  // at most
+  bool dry_run = false;     // nothing moves: measures and predicts
   std::optional<tls::Files> tls = {};  // those of the guest's process if none are given
   std::string tls_name = {};           // of the destination's certificate; empty: the host in `to`
 };
@@ -62,10 +66,11 @@ class GuestControl {
   virtual void balloon(std::uint64_t bytes) = 0;
   /// The ACPI power button, or with `force` the end of the guest at once.
   virtual void stop(bool force) = 0;
-  /// Starts a move and returns.
+  /// Starts a move, or a dry run of one, and returns.
   virtual void migrate(const MoveRequest& request, MoveDone done) = 0;
-  /// Goes on with a move that has lost its link in post-copy, and returns.
-  virtual void resume_migration(MoveDone done) = 0;
+  /// Goes on with a move that has lost its link in post-copy, and returns. In doubt: asks the
+  /// destination at once; `done` gets a report when that has answered, or after `wait`.
+  virtual void resume_migration(std::chrono::milliseconds wait, MoveDone done) = 0;
   /// Starts to hand the guest over to a process that runs `program`, another godwit, and returns.
   virtual void upgrade(const std::string& program, MoveDone done) = 0;
   /// Starts to take a snapshot and returns; `done` gets its report.

@@ -1,6 +1,8 @@
 // Guest's moves: a thread of its own for each, and what becomes of the guest when it ends.
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "node/guest.h"
 
 namespace godwit::node {
@@ -11,7 +13,8 @@ void Guest::migrate(const MoveRequest& request, MoveDone done) {
   MoveRequest whole = request;
   if (!whole.tls) whole.tls = tls_;
   begin_move(
-      "move", [&] { return std::make_unique<Move>(*machine_, whole); }, std::move(done));
+      request.dry_run ? "try to move" : "move",
+      [&] { return std::make_unique<Move>(*machine_, whole, pinned_.get()); }, std::move(done));
 }
 
 void Guest::upgrade(const std::string& program, MoveDone done) {
@@ -32,17 +35,25 @@ void Guest::begin_move(const char* what, const std::function<std::unique_ptr<Mov
   moving_to_ = move_->to();
   state_ = State::kMigrating;
   consoles_.hurry(true);
-  mover_ = std::thread([this, done = std::move(done)] { run_move(done, false); });
+  waiting_.push_back({std::move(done), Clock::time_point::max()});
+  mover_ = std::thread([this, move = move_] { run_move(move, false); });
 }
 
-void Guest::resume_migration(MoveDone done) {
+void Guest::resume_migration(std::chrono::milliseconds wait, MoveDone done) {
   const std::lock_guard lock(mutex_);
+  if (state_ == State::kInDoubt && move_ && move_->can_ask()) {
+    waiting_.push_back({std::move(done), Clock::now() + wait});
+    ask_now_ = true;
+    news_.notify_all();
+    return;
+  }
   if (!move_ || busy() || !move_->can_resume()) {
-    throw Conflict(fmt::format("no move of {} has lost its link in post-copy", config_.name));
+    throw Conflict(fmt::format("no move of {} has lost its link", config_.name));
   }
   if (mover_.joinable()) mover_.join();
   state_ = State::kMigrating;
-  mover_ = std::thread([this, done = std::move(done)] { run_move(done, true); });
+  waiting_.push_back({std::move(done), Clock::time_point::max()});
+  mover_ = std::thread([this, move = move_] { run_move(move, true); });
 }
 
 void Guest::settle_move(Move::End end) {
@@ -66,20 +77,19 @@ void Guest::settle_move(Move::End end) {
   }
 }
 
-void Guest::run_move(const MoveDone& done, bool again) {
-  const Move::End end = again ? move_->resume() : move_->run();
-  json report;
-  bool over = false;
-  {
-    const std::lock_guard lock(mutex_);
-    consoles_.hurry(false);
-    report = move_->report();
-    settle_move(end);
-    report["guest_state"] = state_name();
-    last_report_ = report;
-    over = outcome_.has_value();
-  }
-  done(report);  // before the process may end
+void Guest::run_move(const std::shared_ptr<Move>& move, bool again) {
+  Move::End end = again ? move->resume() : move->run();
+  std::unique_lock lock(mutex_);
+  consoles_.hurry(false);
+  if (end == Move::End::kInDoubt && move->can_ask()) end = settle_doubt(lock, move);
+  if (move_ != move) return;  // resolve() has told everybody
+  if (!resolved(move)) settle_move(end);
+  const json report = report_of(*move);
+  if (!move->dry_run()) last_report_ = report;
+  const bool over = outcome_.has_value();
+  const auto waiting = std::exchange(waiting_, {});
+  lock.unlock();
+  for (const Waiting& who : waiting) who.done(report);  // before the process may end
   if (over) machine_->request_stop();
 }
 
@@ -95,20 +105,12 @@ void Guest::cancel_migration() {
         fmt::format("too late to cancel: {} runs at {}, and memory that it lacks there is here",
                     config_.name, moving_to_));
   }
+  if (state_ == State::kInDoubt) {
+    throw Conflict(fmt::format("too late to cancel: {} may run at {}; godwit resolve decides",
+                               config_.name, moving_to_));
+  }
   if (!busy()) throw Conflict(fmt::format("{} is not being moved", config_.name));
   give_up();
-}
-
-void Guest::resolve(bool here) {
-  const std::lock_guard lock(mutex_);
-  if (state_ != State::kInDoubt) throw Conflict(fmt::format("{} is not in doubt", config_.name));
-  if (!here) {
-    return end_locked(
-        {Outcome::Kind::kMoved, 0, config_.name + " runs at " + moving_to_ + ", as resolved"});
-  }
-  Move::take_back(*machine_);
-  move_.reset();
-  state_ = State::kRunning;
 }
 
 }  // namespace godwit::node

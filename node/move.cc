@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "migration/dry_run.h"
 #include "migration/report.h"
 #include "migration/source.h"
 #include "node/host_port.h"
@@ -16,7 +17,8 @@ namespace {
 
 constexpr double kUpgradeTimeoutMs = 20'000;  // for a program to start and to build a machine
 
-migration::SourceOptions source_options(const MoveRequest& request) {
+migration::SourceOptions source_options(const MoveRequest& request,
+                                        const migration::PinnedMemory* pinned) {
   const std::string why = destination_complaint(request.to);
   if (!why.empty()) throw BadRequest("to: " + why);
   migration::SourceOptions options;
@@ -36,6 +38,9 @@ migration::SourceOptions source_options(const MoveRequest& request) {
   options.verify = request.verify;
   options.max_throttle = request.throttle_percent;
   options.streams = request.streams;
+  options.compress = request.compress;
+  options.rdma_ports = request.rdma_ports;
+  options.pinned = pinned;
   options.tls = request.tls;
   options.tls_name = request.tls_name.empty() ? parse_host_port(request.to).host : request.tls_name;
   if (!request.tls && !request.tls_name.empty()) {
@@ -63,8 +68,10 @@ int shareable_ram(vmm::Machine& machine) {
 }  // namespace
 
 struct Move::Impl {
-  Impl(vmm::Machine& machine, const MoveRequest& request)
-      : to(request.to), source(machine, source_options(request)) {}
+  Impl(vmm::Machine& machine, const MoveRequest& request, const migration::PinnedMemory* pinned)
+      : to(request.to),
+        dry_run(request.dry_run),
+        source(machine, source_options(request, pinned)) {}
   Impl(vmm::Machine& machine, const std::string& program, const std::vector<std::string>& words)
       : successor(std::in_place, program, words, shareable_ram(machine)),
         to(fmt::format("process {}", successor->pid())),
@@ -72,11 +79,13 @@ struct Move::Impl {
 
   std::optional<Successor> successor;
   std::string to;
+  const bool dry_run = false;
   migration::Source source;
+  nlohmann::json dry_report;
 };
 
-Move::Move(vmm::Machine& machine, const MoveRequest& request)
-    : impl_(std::make_unique<Impl>(machine, request)) {}
+Move::Move(vmm::Machine& machine, const MoveRequest& request, const migration::PinnedMemory* pinned)
+    : impl_(std::make_unique<Impl>(machine, request, pinned)) {}
 
 Move::Move(vmm::Machine& machine, const std::string& program, const std::vector<std::string>& words)
     : impl_(std::make_unique<Impl>(machine, program, words)) {}
@@ -102,6 +111,10 @@ Move::End end_of(migration::Source::End end) {
 }  // namespace
 
 Move::End Move::run() {
+  if (impl_->dry_run) {
+    impl_->dry_report = to_json(impl_->source.dry_run());
+    return End::kHere;
+  }
   const migration::Source::End end = impl_->source.run();
   if (impl_->successor && end != migration::Source::End::kHere) impl_->successor->let_go();
   return end_of(end);
@@ -110,6 +123,34 @@ Move::End Move::run() {
 Move::End Move::resume() { return end_of(impl_->source.resume()); }
 
 bool Move::can_resume() const { return impl_->source.can_resume(); }
+
+bool Move::can_ask() const { return impl_->source.can_ask(); }
+
+namespace {
+
+Move::Word word_of(migration::Source::Word word) {
+  switch (word) {
+    case migration::Source::Word::kRuns:
+      return Move::Word::kRuns;
+    case migration::Source::Word::kNever:
+      return Move::Word::kNever;
+    case migration::Source::Word::kNone:
+      break;
+  }
+  return Move::Word::kNone;
+}
+
+}  // namespace
+
+Move::Word Move::ask() { return word_of(impl_->source.ask()); }
+
+Move::Word Move::ask_disks() { return word_of(impl_->source.ask_disks()); }
+
+void Move::stop_asking() { impl_->source.stop_asking(); }
+
+void Move::settle(bool there, const std::string& why) { impl_->source.settle(there, why); }
+
+bool Move::dry_run() const { return impl_->dry_run; }
 
 bool Move::in_post_copy() const { return impl_->source.progress().phase == "postcopy"; }
 
@@ -135,7 +176,7 @@ nlohmann::json Move::progress() const {
 }
 
 nlohmann::json Move::report() const {
-  nlohmann::json report = to_json(impl_->source.report());
+  nlohmann::json report = impl_->dry_run ? impl_->dry_report : to_json(impl_->source.report());
   report["to"] = impl_->to;
   return report;
 }

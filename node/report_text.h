@@ -15,5 +15,7 @@ std::string progress_bar(const nlohmann::json& progress, unsigned columns);
 
 /// A few lines, each ending in '\n' and indented by two.
 std::string report_text(const nlohmann::json& report);
+/// The same of a dry run.
+std::string dry_run_text(const nlohmann::json& report);
 
 }  // namespace godwit::node

@@ -98,8 +98,11 @@ void add_serve_options(Options& options) {
       .value("hvc", "stdio|none|file:PATH",
              "a second, fast console for the guest, hvc0, and where it goes (a guest that arrives "
              "has one or has not)")
-      .value("api", "PATH", "control socket, instead of NAME.sock in the runtime directory");
-  options.group("Moves");
+      .value("api", "PATH", "control socket, instead of NAME.sock in the runtime directory")
+      .group("Moves")
+      .flag("rdma-pin",
+            "register guest RAM with this host's RDMA devices for as long as the guest is here, so "
+            "that a move has nothing to register: all of it is in memory then, touched or not");
   add_tls_options(options, "moves of this guest, away and to here, and no others");
 }
 
@@ -135,6 +138,7 @@ std::vector<std::string> successor_words(const Options& options, const std::stri
   std::vector<std::string> words = {"--name", name,           "--console", options.text("console"),
                                     "--api",  socket.string()};
   if (options.has("hvc")) words.insert(words.end(), {"--hvc", options.text("hvc")});
+  if (options.on("rdma-pin")) words.emplace_back("--rdma-pin");
   if (const auto files = tls_files(options)) {
     for (std::string& word : tls_words(*files)) words.push_back(std::move(word));
   }

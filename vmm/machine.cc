@@ -241,6 +241,14 @@ void Machine::lock_disks() { parts_->virtio.lock_disks(); }
 
 void Machine::unlock_disks() { parts_->virtio.unlock_disks(); }
 
+bool Machine::disks_tell() const { return parts_->virtio.disks_tell(); }
+
+std::vector<std::int64_t> Machine::disk_stamps() const { return parts_->virtio.disk_stamps(); }
+
+void Machine::mark_disks() { parts_->virtio.mark_disks(); }
+
+bool Machine::disks_locked_elsewhere() const { return parts_->virtio.disks_locked_elsewhere(); }
+
 void Machine::boot() {
   if (parts_->has_state) throw std::logic_error("a machine boots once");
   const boot::Entry entry = boot::load(parts_->config, parts_->memory);

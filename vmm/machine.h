@@ -97,6 +97,18 @@ class Machine {
   void lock_disks();
   void unlock_disks();
 
+  // Writable disks as the witness of whether a guest that was handed over has begun to run there:
+  // who takes it marks them, with their locks, before it does; who has handed it over and finds no
+  // mark, and then gets the locks, knows that it has not, and never will.
+  /// They can be: there are some, all are files, and who runs the guest has their locks, by which
+  /// these are seen to hold from here to there.
+  bool disks_tell() const;
+  /// When each was changed last, nanoseconds; once unlock_disks() has returned, by somebody else.
+  std::vector<std::int64_t> disk_stamps() const;
+  /// With their locks. Throws when that cannot be, or the locks are somebody else's by now.
+  void mark_disks();
+  bool disks_locked_elsewhere() const;
+
   /// Loads kernel, initrd and command line and sets the boot vCPU to its entry. Once, before
   /// start().
   void boot();

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <utility>
 
@@ -154,6 +155,39 @@ void VirtioDevices::lock_disks() {
 
 void VirtioDevices::unlock_disks() {
   for (const auto& disk : disks_) disk->image.unlock();
+}
+
+bool VirtioDevices::disks_tell() const {
+  bool any = false;
+  for (const auto& disk : disks_) {
+    if (disk->image.read_only()) continue;
+    if (disk->image.block_device() || !disk->image.locked_elsewhere()) return false;
+    any = true;
+  }
+  return any;
+}
+
+std::vector<std::int64_t> VirtioDevices::disk_stamps() const {
+  std::vector<std::int64_t> stamps;
+  for (const auto& disk : disks_) {
+    if (!disk->image.read_only()) stamps.push_back(disk->image.stamp());
+  }
+  return stamps;
+}
+
+void VirtioDevices::mark_disks() {
+  for (const auto& disk : disks_) {
+    if (!disk->image.read_only()) disk->image.mark();
+  }
+  if (disks_locked_elsewhere()) {
+    throw std::runtime_error("somebody else has taken a disk's lock meanwhile");
+  }
+}
+
+bool VirtioDevices::disks_locked_elsewhere() const {
+  return std::any_of(disks_.begin(), disks_.end(), [](const auto& disk) {
+    return !disk->image.read_only() && disk->image.locked_elsewhere();
+  });
 }
 
 std::size_t VirtioDevices::hvc_input(std::span<const std::byte> bytes) {

@@ -40,10 +40,14 @@ class VirtioDevices {
   /// `instance` counts the devices of one kind.
   void for_each(const std::function<void(devices::Device&, std::uint32_t instance)>& action) const;
 
+  /// As Machine's.
   void lock_disks();
   void unlock_disks();
+  bool disks_tell() const;
+  std::vector<std::int64_t> disk_stamps() const;
+  void mark_disks();
+  bool disks_locked_elsewhere() const;
 
-  /// As Machine's.
   std::size_t hvc_input(std::span<const std::byte> bytes);
   void set_balloon(std::uint64_t bytes);
   std::optional<BalloonState> balloon() const;

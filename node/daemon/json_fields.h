@@ -38,4 +38,9 @@ inline const nlohmann::json& list_in(const nlohmann::json& object, const char* n
   return value.is_array() ? value : kEmpty;
 }
 
+/// Of a move's report: nobody knows yet where its guest runs.
+inline bool is_in_doubt(const nlohmann::json& report) {
+  return text_in(report, "status") == "in-doubt";
+}
+
 }  // namespace godwit::node

@@ -83,6 +83,7 @@ class Node {
     std::chrono::steady_clock::time_point since;
     std::thread thread;
     bool done = false;
+    bool in_doubt = false;  // over, as far as this node can help
   };
   /// A decision's move whose outcome is to be judged once the loads have settled.
   struct Verdict {
@@ -151,8 +152,6 @@ class Node {
   std::uint64_t record(const balancer::Decision& decision, const balancer::ClusterView& view,
                        const Names& names);
   void carry_out(const balancer::Decision& decision, std::uint64_t record, const Names& names);
-  nlohmann::json move_guest(const std::string& guest, const std::string& peer, std::uint64_t record,
-                            nlohmann::json settings);
   void launch(const std::string& guest, const std::string& peer, std::function<void()> move);
   /// What a move of a guest begins with; its socket, its description for the peer.
   struct Leaving {
@@ -160,13 +159,28 @@ class Node {
     nlohmann::json description;
     double load_before = 0;
   };
-  Leaving begin_move(const std::string& guest, const std::string& peer);
+  Leaving begin_move(const std::string& guest, const std::string& peer, bool dry_run = false);
   nlohmann::json send(const std::string& api, const std::string& peer, nlohmann::json settings,
                       std::string& why) const;
   void end_move(const std::string& guest, bool completed);
   void conclude_record(std::uint64_t record, const nlohmann::json& outcome, double load_before);
   void judge(double now);
   void run_drain();
+
+  // node_departures.cc
+  nlohmann::json move_guest(const std::string& guest, const std::string& peer, std::uint64_t record,
+                            nlohmann::json settings);
+  struct Departure {
+    std::string guest, peer;
+    std::uint64_t record = 0;
+    bool dry_run = false;
+    Leaving leaving;
+    std::string place;  // reservation at the peer
+  };
+  void end_departure(const Departure& departure, const nlohmann::json& report, std::string why);
+  void await_settlement(const Departure& departure);
+  nlohmann::json settled_meanwhile(const Departure& departure, std::string& why);
+  bool moves_are_under_way() const;
 
   // node_sleep.cc
   struct Sleep {

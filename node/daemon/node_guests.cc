@@ -278,7 +278,8 @@ void Node::look_after_guests(double now) {
     try {
       if (socket_is_live(api)) {
         load = ask_guest(api, "/v1/load");
-        if (text_in(load, "state") == "migrating") migration = ask_guest(api, "/v1/migration");
+        if (text_in(load, "state") == "migrating" || text_in(load, "state") == "in-doubt")
+          migration = ask_guest(api, "/v1/migration");
       }
     } catch (const ClientError&) {  // ended just now, or hangs: its state tells
     }

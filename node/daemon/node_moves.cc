@@ -59,7 +59,7 @@ std::vector<Decision> Node::consider(ClusterView& view) {
   hot_ = detector_.add(view.self.demand, view.self.forecast, view.self.capacity, policy_);
   view.hot = hot_;
   if (mode_ == Mode::kOff || state_ != State::kOpen || now < quiet_until_) return {};
-  if (!moves_.empty() || view.self.incoming > 0) return {};  // their end changes the picture
+  if (moves_are_under_way() || view.self.incoming > 0) return {};  // their end changes the picture
   const std::uint64_t wanted_before = wanted_ << 1;
   wanted_ = wanted_before;
   if (!balancer::wants_peers(view, policy_)) return {};
@@ -168,7 +168,7 @@ void Node::carry_out(const Decision& decision, std::uint64_t id, const Names& na
 }
 
 void Node::launch(const std::string& guest, const std::string& peer, std::function<void()> work) {
-  Move& move = moves_.emplace_back(Move{guest, peer, Clock::now(), {}, false});
+  Move& move = moves_.emplace_back(Move{guest, peer, Clock::now(), {}, false, false});
   move.thread = std::thread([this, &move, guest, peer, work = std::move(work)] {
     try {
       work();
@@ -181,7 +181,7 @@ void Node::launch(const std::string& guest, const std::string& peer, std::functi
   });
 }
 
-Node::Leaving Node::begin_move(const std::string& name, const std::string& peer) {
+Node::Leaving Node::begin_move(const std::string& name, const std::string& peer, bool dry_run) {
   const std::lock_guard lock(mutex_);
   ManagedGuest* guest = find(name);
   if (guest == nullptr || guest->reserved)
@@ -194,7 +194,9 @@ Node::Leaving Node::begin_move(const std::string& name, const std::string& peer)
   leaving.description["attributes"] = to_json(guest->attributes);
   const balancer::HostView self = self_view();
   leaving.load_before = self.forecast.mean / self.capacity;
-  if (guest->last_move > seconds() - kUndone && guest->left == peer) ++counters_["moves_undone"];
+  if (!dry_run && guest->last_move > seconds() - kUndone && guest->left == peer) {
+    ++counters_["moves_undone"];
+  }
   return leaving;
 }
 
@@ -249,40 +251,6 @@ void Node::conclude_record(std::uint64_t record, const json& outcome, double loa
   quiet_until_ = now + interval * jitter(random_);
 }
 
-/// Reserves at the peer, moves, and sees to it that the reservation does not outlive the attempt.
-json Node::move_guest(const std::string& name, const std::string& peer, std::uint64_t record,
-                      json settings) {
-  const Leaving leaving = begin_move(name, peer);
-  json report;
-  std::string why;
-  try {
-    const json place = peers_.request(
-        peer, "POST", "/v1/reservations",
-        {{"guest", leaving.description}, {"from", config_.name}, {"forced", record == 0}},
-        kReserveTimeout);
-    settings["to"] = text_in(place, "address").value_or("");
-    report = send(leaving.api, peer, settings, why);
-    if (text_in(report, "status") != "completed") {
-      const std::string target = "/v1/reservations/" + text_in(place, "id").value_or("");
-      peers_.request(peer, "DELETE", target, nullptr, kReleaseTimeout);
-    }
-  } catch (const std::exception& error) {
-    if (why.empty()) why = error.what();
-  }
-  const bool completed = text_in(report, "status") == "completed";
-  const std::lock_guard lock(mutex_);
-  end_move(name, completed);
-  if (record != 0) {
-    json outcome{{"status", text_in(report, "status").value_or("failed")}, {"reason", why}};
-    for (const char* key : {"total_ms", "downtime_ms", "transport"})
-      outcome[key] = field(report, key);
-    conclude_record(record, outcome, leaving.load_before);
-  }
-  if (!completed && report.is_null()) throw Conflict(why);
-  report["peer"] = peer;
-  return report;
-}
-
 json Node::migrate(const std::string& guest, const std::string& peer, const json& settings) {
   return move_guest(guest, peer, 0, settings);
 }
@@ -304,7 +272,7 @@ void Node::judge(double now) {
 json Node::drain() {
   std::unique_lock lock(mutex_);
   if (state_ == State::kDraining) throw Conflict(config_.name + " is being drained already");
-  if (!moves_.empty()) throw Conflict("a move is under way: wait for its end");
+  if (moves_are_under_way()) throw Conflict("a move is under way: wait for its end");
   const auto known = [this] {
     return std::none_of(guests_.begin(), guests_.end(), [](const auto& entry) {
       return entry.second.state == "starting" || entry.second.state == "booting";

@@ -153,8 +153,10 @@ void Node::release(const std::string& reservation) {
     if (guest.promised == reservation && !guest.moving) guest.promised.clear();
   }
   for (auto& [name, guest] : guests_) {
-    // Once its socket is there the move has begun, and the two processes settle it between them.
-    if (!guest.reserved || guest.reservation != reservation || socket_is_live(guest.api)) continue;
+    if (!guest.reserved || guest.reservation != reservation) continue;
+    // Once its socket is there the move has begun, and the two processes settle it between them;
+    // one that only waits to be asked need not any more.
+    if (guest.state != "refused" && socket_is_live(guest.api)) continue;
     guest.process.signal(SIGTERM);
     return;
   }

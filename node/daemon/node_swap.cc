@@ -48,7 +48,7 @@ GuestView described(const json& offer, double now) {
 /// What this host would give in an exchange: the smallest that may move now.
 json Node::offers_json(double now) const {
   json list = json::array();
-  if (mode_ != Mode::kAutomatic || state_ != State::kOpen || !moves_.empty()) return list;
+  if (mode_ != Mode::kAutomatic || state_ != State::kOpen || moves_are_under_way()) return list;
   std::vector<std::pair<double, const ManagedGuest*>> able;
   for (const auto& [name, guest] : guests_) {
     if (guest.reserved || guest.gone || !guest.attributes.together.empty()) continue;
@@ -160,8 +160,8 @@ json Node::give_back(const std::string& reservation, const std::string& address)
   }
   std::string why;
   json report = send(leaving.api, peer, {{"to", address}}, why);
+  end_departure({name, peer, 0, false, leaving, {}}, report, why);
   const std::lock_guard lock(mutex_);
-  end_move(name, completed(report));
   extend_place(Clock::now() + config_.reservation);
   if (report.is_null()) throw Conflict(why);
   return report;
@@ -223,9 +223,10 @@ void Node::reserve_both(Swap& swap) {
   swap.here_address = address_of_place(swap.partner, swap.here);
 }
 
+/// But for the place of a guest in doubt: its process alone can say whether it runs there.
 void Node::release_both(const Swap& swap) {
-  if (!swap.here.empty()) release(swap.here);
-  if (swap.there.empty()) return;
+  if (!swap.here.empty() && !is_in_doubt(swap.back)) release(swap.here);
+  if (swap.there.empty() || is_in_doubt(swap.out)) return;
   try {
     peers_.request(swap.peer, "DELETE", "/v1/reservations/" + swap.there, nullptr, kReleaseTimeout);
   } catch (const ClientError&) {  // both end by themselves
@@ -273,8 +274,11 @@ bool Node::has_come(const std::string& name, const std::string& reservation) {
 }
 
 void Node::conclude_swap(const Swap& swap, std::uint64_t record) {
-  json outcome{{"status", swap.out_done == swap.back_done ? (swap.out_done ? "completed" : "failed")
-                                                          : "half"}};
+  const bool in_doubt = is_in_doubt(swap.out) || is_in_doubt(swap.back);
+  json outcome{{"status", in_doubt                          ? "in-doubt"
+                          : swap.out_done != swap.back_done ? "half"
+                          : swap.out_done                   ? "completed"
+                                                            : "failed"}};
   std::string reason = swap.out_why;
   if (reason.empty()) reason = swap.back_why;
   if (swap.out_done && !swap.back_done) {
@@ -300,8 +304,8 @@ void Node::conclude_swap(const Swap& swap, std::uint64_t record) {
     fmt::print(stderr, "godwit: node: {} against {} of {}: {}\n", swap.guest, swap.partner,
                swap.peer, reason);
   }
+  end_departure({swap.guest, swap.peer, 0, false, swap.leaving, {}}, swap.out, swap.out_why);
   const std::lock_guard lock(mutex_);
-  end_move(swap.guest, swap.out_done);
   conclude_record(record, outcome, swap.leaving.load_before);
 }
 

@@ -24,16 +24,18 @@ Bytes hello() {
   hello.machine.memory_bytes = 8 << 20;
   hello.machine.disks = {{.path = "/srv/disk", .read_only = true}};
   hello.requirements = "{}";
-  hello.rdma = true;
-  hello.rdma_address.mtu = 3;
-  hello.rdma_address.gid = std::vector<std::uint8_t>(16, 0xfe);
+  hello.rdma.resize(2);
+  for (unsigned port = 0; port < 2; ++port) {
+    hello.rdma[port].mtu = 3;
+    hello.rdma[port].gid = std::vector<std::uint8_t>(16, 0xfe);
+    hello.rdma[port].port = port;
+  }
   Bytes bytes = {0};
   frame(bytes, MessageKind::kHello, encode(hello));
   Accept accept;
-  accept.rdma = true;
-  accept.rdma_address = hello.rdma_address;
+  accept.rdma = hello.rdma;
   frame(bytes, MessageKind::kAccept, encode(accept));
-  frame(bytes, MessageKind::kBegin, encode(Begin{"rdma"}));
+  frame(bytes, MessageKind::kBegin, encode(Begin{"rdma", 1, {0, 1}}));
   frame(bytes, MessageKind::kRunning, encode(Running{1, 2}));
   frame(bytes, MessageKind::kRefuse, encode_reason("no room"));
   return bytes;
@@ -47,6 +49,13 @@ Bytes pages() {
   frame(bytes, MessageKind::kPages, payload);
   const std::uint64_t zero[] = {7, 1, 9, 3};
   frame(bytes, MessageKind::kZero, {reinterpret_cast<const char*>(zero), sizeof zero});
+  memory::GuestMemory memory(kPages * memory::kPageSize);
+  const memory::PageRange range{7, 1};
+  std::string compressed(24, 0);
+  std::memcpy(compressed.data(), list, sizeof list);
+  for (const std::byte byte : PageCompressor().compress(memory, {&range, 1}))
+    compressed += static_cast<char>(byte);
+  frame(bytes, MessageKind::kCompressed, compressed);
   frame(bytes, MessageKind::kRegister, {reinterpret_cast<const char*>(zero), sizeof zero});
   frame(bytes, MessageKind::kPing, "");
   frame(bytes, MessageKind::kSync, "");

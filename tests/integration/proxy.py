@@ -10,7 +10,7 @@ import threading
 KINDS = {name: number for number, name in enumerate(
     ("Hello", "Accept", "Refuse", "Begin", "Register", "Registered", "Pages", "Zero", "State", "Ready", "Commit",
      "Running", "Abort", "Ping", "Sync", "Synced", "Verify", "Missing", "Offer", "Fetch", "Left", "Arrived", "Resume", "Join",
-     "Mark"), 1)}
+     "Mark", "Compressed", "Rehearse", "Never"), 1)}
 NAMES = {number: name for name, number in KINDS.items()}
 PREAMBLE = struct.Struct("<8sII")
 HEADER = struct.Struct("<IIIIQ")
@@ -73,10 +73,11 @@ class Proxy:
 
     When the message `kind` ("Preamble" or a name of KINDS) comes from the `side` ("source" or "destination"),
     `action` happens: a callable, or "drop" (both connections are closed), or "freeze" (nothing is passed on
-    any more, in either direction, and nothing is closed, until close()). `after`: once it was passed on. A
-    callable that returns "drop" is followed by that. Only on the connection of that number: 0 is the move's
-    first, the others are further streams of pages; "cut" closes just this one. With `tls`, files as of
-    Authority.issue(), it is in the middle of TLS: one that both ends believe.
+    any more, in either direction, and nothing is closed, until close()), or "down" (as "drop", and connections
+    are closed as they come until mend()). `after`: once it was passed on. A callable that returns one of these
+    is followed by that. Only on the connection of that number: 0 is the move's first, the others are further
+    streams of pages; "cut" closes just this one. With `tls`, files as of Authority.issue(), it is in the middle
+    of TLS: one that both ends believe.
     """
 
     def __init__(self, target, side, kind, action, after=False, connection=0, host="127.0.0.1", tls=None):
@@ -88,6 +89,7 @@ class Proxy:
         self.seen = []  # (side, kind) in order, of that connection
         self.acted = threading.Event()
         self.frozen = threading.Event()
+        self.down = threading.Event()
         self.ends = []  # of the first connection
         self.others = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -97,10 +99,16 @@ class Proxy:
         while True:
             try:
                 source, _ = self.listener.accept()
+            except OSError:
+                return
+            try:
+                if self.down.is_set():
+                    raise OSError
                 host, port = self.target.rsplit(":", 1)
                 destination = socket.create_connection((host, int(port)))
             except OSError:
-                return
+                source.close()
+                continue
             for end in (source, destination):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.tls:
@@ -126,7 +134,7 @@ class Proxy:
                     raise AssertionError(f"the {side} broke the framing: {header.hex()}")
                 self._message(side, NAMES.get(kind, str(kind)), here, there, header, length, number)
         except (OSError, Gone):
-            if number > 0:
+            if number > 0 or self.down.is_set():
                 self._shut((here, there))
             elif not self.frozen.is_set():
                 self.close()
@@ -149,11 +157,17 @@ class Proxy:
         action = self.action() if callable(self.action) else self.action
         if action == "freeze":
             self.frozen.set()
+        if action == "down":
+            self.down.set()
+            self._shut(self.ends + self.others)
         self.acted.set()
         if action == "drop":
             self.close()
-        if action in ("drop", "freeze", "cut"):
+        if action in ("drop", "freeze", "cut", "down"):
             raise Gone
+
+    def mend(self):
+        self.down.clear()
 
     def _write(self, there, data):
         if self.frozen.is_set():

@@ -1,6 +1,7 @@
 """Nodes that balance, drain, die and lie: three on this machine, each at a loopback address of its own, with a
 capacity of its own and small guests."""
 
+import http.client
 import http.server
 import json
 import os
@@ -14,7 +15,8 @@ import time
 import unittest
 from pathlib import Path
 
-from harness import BUILD, GODWIT, GUESTS, PATIENCE, ROOT, Authority, Guest, Process, failed
+from harness import BUILD, GODWIT, GUESTS, PATIENCE, ROOT, Authority, Guest, Process, failed, verified
+from proxy import Proxy
 
 HOLD = 2.0  # seconds that a load must last: hot_k samples of 100 ms
 POLICY = {"hot_n": 25, "hot_k": 20, "slow_samples": 40, "cooldown_seconds": 600, "settle_seconds": 1, "horizon_seconds": 600}
@@ -42,7 +44,7 @@ class Node:
         return [GODWIT, "node", "--config", self.folder / "node.json"]
 
     def run(self, command, *words):
-        return subprocess.run([GODWIT, command, "--node", self.socket, *map(str, words)], stdin=subprocess.DEVNULL,
+        return subprocess.run([GODWIT, *verified([command, "--node", self.socket, *words])], stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, timeout=140 * PATIENCE)
 
     def get(self, target="/v1/node"):
@@ -63,7 +65,6 @@ class Node:
         self.case.assertEqual(done.returncode, 0, done.stderr)
 
     def guest_call(self, name, method, target):
-        import http.client
         connection = http.client.HTTPConnection("guest")
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.connect(str(self.folder / "run" / f"{name}.sock"))
@@ -147,7 +148,7 @@ class NodeCase(unittest.TestCase):
         a.boot("g1", append="mib=4 rate=1 tick=50", memory="64M")
         # What it has not touched yet does not take long.
         self.eventually(lambda: a.guests()["g1"]["memory_used"] >= 4, 30, lambda: str(a.guests()))
-        mover = Process([GODWIT, "migrate", "g1", "--to", b.name, "--node", a.socket, "--max-bandwidth", "12Mbit"])
+        mover = Process([GODWIT, "migrate", "g1", "--to", b.name, "--node", a.socket, "--max-bandwidth", "12Mbit", "--verify"])
         self.addCleanup(mover.end)
         self.eventually(lambda: a.guests()["g1"]["state"] == "migrating", 10)
         return mover
@@ -311,7 +312,6 @@ class NodeTest(NodeCase):
 
     def post(self, node, target, body):
         host, port = node.address.rsplit(":", 1)
-        import http.client
         connection = http.client.HTTPConnection(host, int(port), timeout=30 * PATIENCE)
         connection.request("POST", target, json.dumps(body))
         answer = connection.getresponse()
@@ -454,6 +454,19 @@ class NodeTest(NodeCase):
         self.eventually(lambda: a.guests() == {}, 5)
         done = a.run("migrate", "g2", "--to", "b")
         self.assertEqual((done.returncode, done.stderr), (1, "godwit: migrate: no guest called g2 is here\n"))
+
+    def test_a_dry_run_leaves_no_trace_at_either_node(self):
+        a, b = self.cluster("ab", a={"mode": "off"}, b={"mode": "off"})
+        a.boot("g1", append="mib=4 rate=1 tick=50")
+        told = a.run("migrate", "g1", "--to", "b", "--dry-run", "--json")
+        self.assertEqual(told.returncode, 0, told.stderr)
+        self.assertEqual(json.loads(told.stdout)["status"], "would-complete")
+        self.eventually(lambda: b.guests() == {}, 10, "its place is kept")
+        self.assertEqual(list((b.folder / "lib/guests").iterdir()), [])
+        counters = a.get()["counters"]
+        self.assertEqual((counters["moves_completed"], counters["moves_failed"]), (0, 0))
+        self.assertIsNone(a.guests()["g1"]["last_move_age_s"])
+        self.assertEqual(a.run("migrate", "g1", "--to", "b").returncode, 0)
 
     def test_a_guest_comes_back_before_a_round_has_seen_it_leave(self):
         a, b = self.cluster("ab", a={"mode": "off", "interval": "3s"}, b={"mode": "off"})
@@ -614,6 +627,107 @@ class NodeTest(NodeCase):
             self.assertEqual(done.returncode, 1, text)
             self.assertEqual(len(done.stderr.strip().splitlines()), 1, done.stderr)
             self.assertIn(why, done.stderr)
+
+
+class Between:
+    """A peer's API passed on, but for the address of a place that it gives: there a Proxy stands first, if one is wanted."""
+
+    def __init__(self, name, peer, step, action):
+        self.name, self.step, self.action, self.proxy = name, step, action, None
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def pass_on(handler):
+                body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
+                host, port = peer.address.rsplit(":", 1)
+                connection = http.client.HTTPConnection(host, int(port), timeout=60 * PATIENCE)
+                connection.request(handler.command, handler.path, body)
+                answer = connection.getresponse()
+                text = answer.read()
+                connection.close()
+                if handler.path == "/v1/reservations" and answer.status == 200 and self.step:
+                    place = json.loads(text)
+                    self.proxy = Proxy(place["address"], *self.step, self.action)
+                    text = json.dumps({**place, "address": self.proxy.address}).encode()
+                handler.send_response(answer.status)
+                handler.send_header("Content-Length", str(len(text)))
+                handler.end_headers()
+                handler.wfile.write(text)
+
+            do_GET = do_POST = do_DELETE = do_PUT = pass_on
+
+            def log_message(handler, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = "127.0.0.1:%d" % self.server.server_port
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+        if self.proxy:
+            self.proxy.close()
+
+
+class NodeDoubtTest(NodeCase):
+    """A connection that is lost at commit: what the nodes say of the guest, and that their books are right in the end."""
+
+    def in_doubt(self, step):
+        self.nodes = a, b = [self.make_node(name, address, mode="off") for name, address in self.addresses("ab")]
+        b.start([])
+        self.between = Between("b", b, step, "down")
+        self.addCleanup(self.between.close)
+        a.start([self.between])
+        self.eventually(lambda: a.get()["peers"][0]["state"] == "alive", 20)
+        a.boot("g1", append="mib=4 rate=1 tick=50")
+        done = a.run("migrate", "g1", "--to", "b")
+        self.assertEqual(done.returncode, 5, done.stderr)
+        self.eventually(lambda: a.guests()["g1"]["state"] == "in-doubt", 5, lambda: str(a.guests()))
+        self.eventually(lambda: a.get()["moves"] and a.get()["moves"][0].get("phase") == "in-doubt", 5, lambda: str(a.get()["moves"]))
+        self.assertEqual(self.counters(a), (0, 0))
+        return a, b
+
+    @staticmethod
+    def counters(node):
+        return tuple(node.get()["counters"][name] for name in ("moves_completed", "moves_failed"))
+
+    def stays_at(self, a, b):
+        self.eventually(lambda: a.guests()["g1"]["state"] == "running" and a.get()["moves"] == [], 30, lambda: str(a.get()))
+        self.eventually(lambda: b.guests() == {}, 20, lambda: str(b.guests()))
+        self.assertEqual(list((b.folder / "lib/guests").iterdir()), [])
+        self.assertEqual(self.counters(a), (0, 1))
+        self.between.step = None
+        self.assertEqual(a.run("migrate", "g1", "--to", "b").returncode, 0)
+
+    def test_one_that_runs_there_after_all_is_forgotten_here(self):
+        a, b = self.in_doubt(("destination", "Running"))
+        self.eventually(lambda: b.guests()["g1"]["state"] == "running", 10)
+        self.between.proxy.mend()
+        self.eventually(lambda: a.guests() == {} and a.get()["moves"] == [], 30, lambda: str(a.get()))
+        self.assertEqual(self.counters(a), (1, 0))
+        self.assertEqual(b.guests()["g1"]["state"], "running")
+
+    def test_one_that_never_ran_there_goes_on_here_and_its_place_is_free(self):
+        a, b = self.in_doubt(("source", "Commit"))
+        self.eventually(lambda: b.guests()["g1"]["state"] == "refused", 10, lambda: str(b.guests()))
+        self.between.proxy.mend()
+        self.stays_at(a, b)
+
+    def test_where_a_person_decides_the_place_is_given_up(self):
+        a, b = self.in_doubt(("source", "Commit"))
+        self.eventually(lambda: b.guests()["g1"]["state"] == "refused", 10, lambda: str(b.guests()))
+        done = subprocess.run([GODWIT, "resolve", a.folder / "run/g1.sock", "--here"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.stays_at(a, b)
+
+    def test_a_node_can_end_meanwhile_and_the_next_one_adopts(self):
+        a, b = self.in_doubt(("destination", "Running"))
+        a.process.signal(signal.SIGTERM)
+        self.assertIsNotNone(a.process.wait(30), "the node waits for ever")
+        a.start([self.between])
+        self.assertEqual(a.guests()["g1"]["state"], "in-doubt")
+        self.between.proxy.mend()
+        self.eventually(lambda: a.guests() == {}, 30, lambda: str(a.guests()))
 
 
 class SwapTest(NodeCase):

@@ -28,6 +28,7 @@ struct ChannelEnds {
 struct Transport {
   std::string name;
   std::function<std::unique_ptr<ChannelEnds>()> connect;
+  bool populates = false;  // all of the destination's RAM, whatever is sent
 };
 
 inline void PrintTo(const Transport& transport, std::ostream* out) { *out << transport.name; }

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
 #include <vector>
 
 namespace godwit::migration {
@@ -144,33 +145,128 @@ TEST(Convergence, AnUnknownRateIsNoReasonToSwitchOver) {
   EXPECT_EQ(decide(now).action, Action::kGoOn);
 }
 
+TEST(Convergence, TwoRoundsThatTellOfASetWrittenAgainAndAgainDoNotConverge) {
+  RoundFacts now = facts();
+  std::vector<Round> rounds = {{24'414, 100'000'000, 1000, 2'441}};
+  now.rounds = rounds;
+  now.last_round_ms = 1000;
+  add_round(now);
+  EXPECT_TRUE(will_converge(now)) << "one sample is no curve";
+  rounds.push_back({2'441, 10'000'000, 100, 1'900});  // nearly as much in a tenth of the time
+  now.rounds = rounds;
+  now.last_round_ms = 100;
+  now.dirty_bytes = 7'800'000;
+  add_round(now);
+  EXPECT_FALSE(will_converge(now));
+  now.downtime_limit_ms = 100;  // which it fits
+  EXPECT_TRUE(will_converge(now));
+}
+
+TEST(Convergence, ARoundThatWouldLeaveAsMuchDoesNotPayHoweverShort) {
+  RoundFacts now = facts();
+  now.dirty_bytes = 1'000'000;  // 10 ms
+  EXPECT_EQ(decide(now).action, Action::kGoOn);
+  now.curve.add(100, 1'000'000);
+  now.curve.add(5, 900'000);
+  EXPECT_EQ(decide(now).action, Action::kSwitchOver);
+}
+
+TEST(DirtyCurve, GoesThroughItsPointsAndOnAsTheyDo) {
+  DirtyCurve curve;
+  EXPECT_EQ(curve.after(10), 0);
+  curve.add(1, 100);
+  EXPECT_DOUBLE_EQ(curve.after(3), 300) << "one sample: evenly";
+  for (const double ms : {2.0, 4.0, 8.0}) curve.add(ms, 100 * ms);
+  for (const double ms : {0.1, 1.0, 3.0, 8.0, 100.0}) EXPECT_NEAR(curve.after(ms), 100 * ms, 1e-6);
+  DirtyCurve hot;
+  for (const double ms : {1.0, 2.0, 4.0, 8.0}) hot.add(ms, 500);
+  for (const double ms : {0.1, 1.0, 3.0, 8.0, 100.0}) EXPECT_NEAR(hot.after(ms), 500, 1e-6);
+}
+
+TEST(DirtyCurve, BelievesTheNewestOfPointsThatDoNotGoTogether) {
+  DirtyCurve curve;
+  curve.add(100, 500);
+  curve.add(10, 50);
+  curve.add(11, 80);   // about as long
+  curve.add(50, 600);  // the guest has become busier than in the longer time
+  ASSERT_EQ(curve.points().size(), 2u);
+  EXPECT_EQ(curve.points()[0].bytes, 80);
+  EXPECT_EQ(curve.points()[1].bytes, 600);
+  curve.add(5, 700);
+  ASSERT_EQ(curve.points().size(), 1u);
+  curve.add(0, 5);  // says nothing
+  EXPECT_FALSE(curve.known());
+  EXPECT_DOUBLE_EQ(curve.after(10), 1400);
+}
+
+DirtyCurve even(double bytes_per_ms) {
+  DirtyCurve curve;
+  curve.add(1000, bytes_per_ms * 1000);
+  return curve;
+}
+
 TEST(Prediction, AddsUpTheRoundsToCome) {
   RoundFacts now = facts();
-  now.last_round_ms = 1000;  // so a round leaves a tenth of what it sent
   const std::vector<Round> first = {{24'414, 100'000'000, 1000, 2'441}};
   now.rounds = first;
-  const auto prediction = predict(now);
+  const auto prediction = predict(now, even(10'000)).end;
   ASSERT_TRUE(prediction);
-  EXPECT_NEAR(prediction->downtime_ms, 10 + 1, 0.1);  // 100 ms, 10 ms, and 1 ms while it stands
-  EXPECT_NEAR(prediction->total_ms, 1000 + 100 + 10 + 11, 0.2);
+  // 100 ms; as it sends all that the guest writes, what is dirty then was written in half of it: 5
+  // ms; and nearly 0.5 ms of the pause.
+  EXPECT_NEAR(prediction->downtime_ms, 10.5, 0.1);
+  EXPECT_NEAR(prediction->total_ms, 1000 + 100 + 5 + 10.5, 0.2);
+  EXPECT_EQ(prediction->rounds, 3u);
   now.dirty_bytes = 0;
-  EXPECT_EQ(predict(now)->total_ms, 1010);
+  EXPECT_EQ(predict(now, even(10'000)).end->total_ms, 1010);
+}
+
+TEST(Prediction, OfAMoveThatHasNotBegunCountsItsFirstRound) {
+  RoundFacts now = facts();
+  now.dirty_bytes = 100'000'000;
+  now.elapsed_ms = 50;
+  const auto prediction = predict(now, {}).end;  // the guest writes nothing
+  ASSERT_TRUE(prediction);
+  EXPECT_EQ(prediction->rounds, 1u);
+  EXPECT_NEAR(prediction->total_ms, 50 + 1000 + 10, 0.1);
+  EXPECT_EQ(prediction->downtime_ms, 10);
 }
 
 TEST(Prediction, SaysNothingOfAMoveThatWouldNotEndSo) {
-  RoundFacts now = facts();  // dirties as fast as the link carries
+  RoundFacts now = facts();  // dirties twice as fast as the link carries
+  const DirtyCurve guest = even(200'000);
   const std::vector<Round> first = {{2'441, 10'000'000, 100, 2'441}};
   now.rounds = first;
-  EXPECT_FALSE(predict(now)) << "it would be given up";
+  const Forecast never = predict(now, guest);
+  EXPECT_FALSE(never.end) << "it would be given up";
+  EXPECT_NE(never.why_not.find("too fast"), std::string::npos) << never.why_not;
   now.timeout_ms = 0;
-  EXPECT_FALSE(predict(now)) << "it would go on for ever";
+  EXPECT_FALSE(predict(now, guest).end) << "it would go on for ever";
   now.may_post_copy = true;
-  EXPECT_FALSE(predict(now));
+  const auto followed = predict(now, guest).end;
+  ASSERT_TRUE(followed);
+  EXPECT_TRUE(followed->post_copy);
+  EXPECT_EQ(followed->downtime_ms, 10);
   now.may_post_copy = false;
   now.max_throttle = 90;
-  const auto throttled = predict(now);
+  const auto throttled = predict(now, guest).end;
   ASSERT_TRUE(throttled);
   EXPECT_LE(throttled->downtime_ms, now.downtime_limit_ms);
+  EXPECT_GE(throttled->throttle, 60u);
+}
+
+TEST(Remedies, AreTheOptionsWithWhichItWouldEnd) {
+  RoundFacts now = facts();
+  now.dirty_bytes = 200'000'000;
+  now.data_bytes = 200'000'000;
+  DirtyCurve guest;  // 20 MB that are written all the time
+  guest.add(1, 20'000'000);
+  guest.add(512, 20'000'000);
+  ASSERT_FALSE(predict(now, guest).end);
+  std::vector<std::string> options;
+  for (const Remedy& remedy : remedies(now, guest)) options.push_back(remedy.option);
+  EXPECT_EQ(options, (std::vector<std::string>{"--mode hybrid", "--downtime-limit 400ms"}));
+  now.timeout_ms = 1000;  // where it is only slow
+  EXPECT_EQ(remedies(now, even(50'000)).back().option, "--timeout 6s");
 }
 
 }  // namespace

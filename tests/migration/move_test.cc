@@ -169,7 +169,7 @@ TEST_P(MoveTest, AGuestMovesTenTimesAndItsMemoryIsTheSameEachTime) {
     ASSERT_NE(moved.machine, nullptr);
     EXPECT_EQ(moved.report.status, "completed");
     EXPECT_EQ(moved.report.transport, kName);
-    EXPECT_EQ(moved.report.streams, kTransport == Transport::kTcp ? options.streams : 1);
+    EXPECT_EQ(moved.report.streams, options.streams);
     EXPECT_GT(moved.report.verify_ms, 0);
     EXPECT_GT(moved.report.pages.hole, 0u);
     EXPECT_GE(moved.report.rounds.size(), 2u);
@@ -384,6 +384,63 @@ TEST_F(HalfMove, ADestinationThatEndsAfterCommitLeavesTheGuestInDoubtAndPaused) 
   EXPECT_EQ(report_.status, "in-doubt");
   EXPECT_FALSE(machine_.running());
 }
+
+/// What a source in doubt makes of whom it finds at the address of its destination.
+TEST_F(HalfMove, InDoubtOnlyWhoKnowsTheTokenIsBelieved) {
+  auto [listener, name] = testing::listen_on(address());
+  const std::string token(32, 'a');
+  const auto greeted = [&, &from = listener] {
+    Wire wire(testing::accept_from(from));
+    wire.greet();
+    return wire;
+  };
+  const auto commit_is_lost = [&] {
+    Wire wire = greeted();
+    wire.receive_payload(wire.receive_header(5000));
+    Accept accept;
+    accept.token = token;
+    wire.send_json(MessageKind::kAccept, encode(accept));
+    for (FrameHeader header; header.kind != MessageKind::kCommit;) {
+      header = wire.receive_header(5000);
+      wire.receive_payload(header);
+      if (header.kind == MessageKind::kSync) wire.send({.kind = MessageKind::kSynced});
+      if (header.kind == MessageKind::kState) wire.send({.kind = MessageKind::kReady});
+    }
+  };
+  Source source(machine_, {.to = name, .transport = kTransport});
+  {
+    const auto there = std::async(std::launch::async, commit_is_lost);
+    ASSERT_EQ(source.run(), Source::End::kInDoubt) << source.report().reason;
+  }
+  ASSERT_TRUE(source.can_ask());
+  const auto asked = [&](MessageKind kind, const std::string& text, bool hears = false) {
+    auto there = std::async(std::launch::async, [&, kind, text, hears] {
+      Wire wire = greeted();
+      const FrameHeader header = wire.receive_header(5000);
+      EXPECT_EQ(header.kind, MessageKind::kResume);
+      EXPECT_EQ(decode_resume(wire.receive_payload(header)).token, token);
+      wire.send_json(kind, text);
+      if (hears) {
+        EXPECT_EQ(wire.receive_header(5000).kind, MessageKind::kArrived);
+      }
+    });
+    const Source::Word word = source.ask();
+    there.get();
+    return word;
+  };
+  EXPECT_EQ(asked(MessageKind::kRefuse, encode_reason("who is it?")), Source::Word::kNone);
+  EXPECT_NE(source.progress().doubt.last_error.find("who is it?"), std::string::npos);
+  EXPECT_EQ(asked(MessageKind::kAccept, encode(Accept{})), Source::Word::kNone);
+  EXPECT_EQ(asked(MessageKind::kRunning, "nonsense"), Source::Word::kNone);
+  EXPECT_EQ(asked(MessageKind::kPing, ""), Source::Word::kNone) << "it says nothing at all";
+  EXPECT_EQ(source.progress().doubt.attempts, 4u);
+  EXPECT_FALSE(machine_.running());
+  EXPECT_EQ(asked(MessageKind::kNever, encode_reason("no"), true), Source::Word::kNever);
+  EXPECT_EQ(asked(MessageKind::kRunning, encode(Running{1, 7}), true), Source::Word::kRuns);
+  EXPECT_EQ(source.ask_disks(), Source::Word::kNone) << "it has none";
+  source.stop_asking();
+  EXPECT_EQ(source.ask(), Source::Word::kNone);
+}
 #endif
 
 TEST(Move, AGuestThatCannotConvergeStaysAndSaysWhy) {
@@ -488,8 +545,77 @@ TEST(Move, AGuestThatDirtiesFasterThanTheLinkCarriesMovesByHybridAndNotByPreCopy
   ASSERT_EQ(moved.end, Source::End::kMoved) << moved.report.reason << " / " << moved.why;
   EXPECT_LT(std::chrono::steady_clock::now() - start, 10s);
   EXPECT_TRUE(moved.report.postcopy.used);
-  EXPECT_LE(moved.report.rounds.size(), 3u);
+  EXPECT_LE(moved.report.rounds.size(), 4u);
+  EXPECT_GT(moved.report.rounds.back().pages, 0u) << "no page that it needs at once went along";
   expect_all_there(moved, console);
+}
+
+TEST(Move, OfADryRunNothingIsLeftAndTheMoveThatFollowsBearsItOut) {
+  Console console;
+  vmm::MachineConfig config = pattern_guest(2);
+  config.command_line += " rate=8";
+  vmm::Machine machine(config, console.sink());
+  machine.boot();
+  machine.resume();
+  ASSERT_TRUE(console.wait_for("tick 25"));
+  auto [listener, name] = testing::listen_on(address());
+  auto arriving = std::async(std::launch::async, [&, &from = listener] {
+    Destination destination(
+        testing::accept_from(from),
+        {.admit = [](vmm::MachineConfig&, bool dry_run) { EXPECT_TRUE(dry_run); },
+         .console = {},
+         .listener = sys::UniqueFd(::dup(from.get()))});
+    EXPECT_EQ(destination.run(), nullptr);
+    EXPECT_TRUE(destination.dry_run());
+    EXPECT_EQ(destination.transport(), kName);
+  });
+  Source source(machine, {.to = name, .transport = kTransport, .downtime_limit_ms = 500});
+  const DryRun run = source.dry_run();
+  arriving.get();
+  ASSERT_EQ(run.status, "would-complete") << run.reason;
+  EXPECT_EQ(run.transport, kName);
+  EXPECT_GE(run.populated_bytes, 4u << 20);
+  EXPECT_LE(run.data_bytes(), run.populated_bytes);
+  EXPECT_GT(run.link_bytes, 1u << 20);
+  EXPECT_GT(run.curve.points().size(), 3u) << "the machine is too busy to look at it that often";
+  EXPECT_GT(run.curve.points().back().bytes, run.curve.points().front().bytes);
+  EXPECT_GT(run.fixed_ms, 0);
+  EXPECT_GT(run.state_bytes, 1000u);
+  EXPECT_GT(run.predicted.rounds, 0u);
+  EXPECT_TRUE(machine.running());
+  EXPECT_TRUE(console.wait_for("tick ", console.text().size()));
+
+  SourceOptions options;
+  options.downtime_limit_ms = 500;
+  const Moved moved = move(machine, console.sink(), options);
+  ASSERT_EQ(moved.end, Source::End::kMoved) << moved.report.reason << " / " << moved.why;
+  EXPECT_EQ(moved.report.state_bytes, run.state_bytes);
+  const std::uint64_t first = moved.report.rounds.front().bytes;
+  EXPECT_LT(first, run.data_bytes() * 2);
+  EXPECT_GT(first, run.data_bytes() / 2);
+  EXPECT_EQ(console.text().find("CORRUPT"), std::string::npos) << console.text();
+}
+
+TEST(Move, ADryRunThatGoesOnLikeAMoveIsRefused) {
+  Console console;
+  vmm::Machine machine(pattern_guest(1), console.sink());
+  auto [source, destination_socket] = testing::tcp_pair(address());
+  auto arriving = std::async(std::launch::async, [&, &socket = destination_socket] {
+    Destination destination(std::move(socket), {});
+    EXPECT_THROW(destination.run(), ChannelError);
+    EXPECT_TRUE(destination.dry_run());
+  });
+  Wire wire(std::move(source));
+  wire.greet();
+  Hello hello;
+  hello.machine = machine.config();
+  hello.requirements = machine.requirements();
+  hello.dry_run = true;
+  wire.send_json(MessageKind::kHello, encode(hello));
+  EXPECT_EQ(wire.receive_header(20000).kind, MessageKind::kAccept);
+  wire.send_json(MessageKind::kBegin, encode(Begin{"tcp"}));
+  wire.send({.kind = MessageKind::kState});
+  arriving.get();
 }
 
 TEST(Move, CancelledItGoesOnWhereItWas) {

@@ -57,6 +57,10 @@ class PostCopyTest : public ::testing::Test {
                                    Comeback{std::move(listener), "secret"}, PostCopy::Offer{});
     wire_->send({.kind = MessageKind::kCommit});
     post_copy_->await_commit();
+    post_copy_->say(MessageKind::kRunning, encode(Running{}));
+    const FrameHeader running = wire_->receive_header(5000);
+    ASSERT_EQ(running.kind, MessageKind::kRunning);
+    wire_->receive_payload(running);
   }
   /// The source's end, to the last page.
   void serve(std::uint64_t bits_per_second = 0) {
@@ -152,6 +156,21 @@ TEST_F(PostCopyTest, AfterALostLinkItGoesOnWithTheSourceThatKnowsTheToken) {
   await_done();
   EXPECT_EQ(wrong_, 0);
   expect_equal();
+}
+
+TEST_F(PostCopyTest, ThatItRunsIsSaidBeforeThatAllHasArrived) {
+  auto [source, destination] = testing::tcp_pair();
+  Wire wire(std::move(source));
+  PostCopy post_copy(Wire(std::move(destination)), there_, PageBitmap(kPages), {}, {});
+  wire.send({.kind = MessageKind::kCommit});
+  post_copy.await_commit();
+  EXPECT_THROW(wire.receive_header(100), ChannelError) << "nothing is missing, but does it run?";
+  post_copy.say(MessageKind::kRunning, encode(Running{}));
+  const FrameHeader running = wire.receive_header(5000);
+  EXPECT_EQ(running.kind, MessageKind::kRunning);
+  wire.receive_payload(running);
+  EXPECT_EQ(wire.receive_header(5000).kind, MessageKind::kArrived);
+  wire.send({.kind = MessageKind::kArrived});
 }
 
 TEST_F(PostCopyTest, APageThatIsNotMissingIsRefused) {

@@ -26,8 +26,9 @@ Hello hello() {
   hello.machine.console = true;
   hello.requirements = "{}";
   hello.data_bytes = 4096;
-  hello.rdma = true;
-  hello.rdma_address = {7, 0xabcdef, 3, 5, true, std::vector<std::uint8_t>(16, 1)};
+  hello.rdma = {{7, 0xabcdef, 3, 5, true, std::vector<std::uint8_t>(16, 1), 0, 120},
+                {8, 1, 3, 5, true, std::vector<std::uint8_t>(16, 2), 1, 64}};
+  hello.dry_run = true;
   return hello;
 }
 
@@ -39,9 +40,12 @@ TEST(Protocol, AHelloSurvivesTheWire) {
   EXPECT_EQ(got.machine.nets, hello().machine.nets);
   EXPECT_TRUE(got.machine.rng && got.machine.balloon && got.machine.console);
   EXPECT_EQ(got.machine.vsock, hello().machine.vsock);
-  EXPECT_TRUE(got.rdma);
-  EXPECT_EQ(got.rdma_address.packet_sequence, 0xabcdefu);
-  EXPECT_EQ(got.rdma_address.gid, hello().rdma_address.gid);
+  ASSERT_EQ(got.rdma.size(), 2u);
+  EXPECT_EQ(got.rdma[0].packet_sequence, 0xabcdefu);
+  EXPECT_EQ(got.rdma[0].network_bits, 120u);
+  EXPECT_EQ(got.rdma[1].gid, hello().rdma[1].gid);
+  EXPECT_EQ(got.rdma[1].port, 1u);
+  EXPECT_TRUE(got.dry_run);
 }
 
 TEST(Protocol, ATruncatedOrMutatedHelloIsAnErrorOrAHello) {
@@ -71,7 +75,7 @@ TEST(Protocol, StreamsAreOneToSixteenAndMoreThanOneOnlyByTcp) {
     asked.streams = bad;
     EXPECT_THROW(decode_hello(bytes(encode(asked))), ChannelError) << bad;
   }
-  EXPECT_THROW(decode_begin(bytes(encode(Begin{"rdma", 2}))), ChannelError);
+  EXPECT_THROW(decode_begin(bytes(encode(Begin{"rdma", 2, {0}}))), ChannelError);
   Accept accept;
   accept.streams = 2;
   EXPECT_THROW(decode_accept(bytes(encode(accept))), ChannelError);  // without a token
@@ -82,11 +86,34 @@ TEST(Protocol, StreamsAreOneToSixteenAndMoreThanOneOnlyByTcp) {
 TEST(Protocol, AnRdmaAddressOutOfRangeIsRefused) {
   for (const auto& spoil : std::vector<std::function<void(RdmaAddress&)>>{
            [](RdmaAddress& a) { a.gid.pop_back(); }, [](RdmaAddress& a) { a.mtu = 0; },
-           [](RdmaAddress& a) { a.mtu = 6; },
-           [](RdmaAddress& a) { a.packet_sequence = 1 << 24; }}) {
+           [](RdmaAddress& a) { a.mtu = 6; }, [](RdmaAddress& a) { a.packet_sequence = 1 << 24; },
+           [](RdmaAddress& a) { a.port = kMaxRdmaPorts; },
+           [](RdmaAddress& a) { a.network_bits = 129; }}) {
     Hello bad = hello();
-    spoil(bad.rdma_address);
+    spoil(bad.rdma[1]);
     EXPECT_THROW(decode_hello(bytes(encode(bad))), ChannelError);
+  }
+}
+
+TEST(Protocol, RdmaAddressesComeByPortTheFirstOfTheConnection) {
+  Hello bad = hello();
+  std::swap(bad.rdma[0], bad.rdma[1]);
+  EXPECT_THROW(decode_hello(bytes(encode(bad))), ChannelError);
+  bad.rdma.erase(bad.rdma.begin() + 1);
+  EXPECT_THROW(decode_hello(bytes(encode(bad))), ChannelError);  // none of port 0
+  bad = hello();
+  bad.rdma.assign(kMaxRdmaPorts * kMaxQueuePairs, bad.rdma[0]);
+  EXPECT_EQ(decode_hello(bytes(encode(bad))).rdma.size(), bad.rdma.size());
+  bad.rdma.push_back(bad.rdma[0]);
+  EXPECT_THROW(decode_hello(bytes(encode(bad))), ChannelError);
+}
+
+TEST(Protocol, PortsAreNamedWhereItGoesByRdma) {
+  EXPECT_EQ(decode_begin(bytes(encode(Begin{"rdma", 1, {0, 2}}))).ports,
+            (std::vector<unsigned>{0, 2}));
+  for (const Begin& bad : {Begin{"rdma", 1, {}}, Begin{"rdma", 1, {1}}, Begin{"rdma", 1, {0, 0}},
+                           Begin{"rdma", 1, {0, kMaxRdmaPorts}}, Begin{"tcp", 1, {0}}}) {
+    EXPECT_THROW(decode_begin(bytes(encode(bad))), ChannelError);
   }
 }
 

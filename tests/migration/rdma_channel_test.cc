@@ -2,10 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <future>
+#include <optional>
 
+#include "migration/rdma_connect.h"
 #include "tests/migration/channel_suite.h"
 #include "tests/migration/sockets.h"
 
@@ -13,9 +16,7 @@ namespace godwit::testing {
 namespace {
 
 using migration::MessageKind;
-using migration::PeerMay;
 using migration::RdmaChannel;
-using migration::RdmaEndpoint;
 using migration::RdmaError;
 using migration::Role;
 using migration::Wire;
@@ -29,37 +30,61 @@ std::string rdma_address() {
 }
 
 struct RdmaEnds : ChannelEnds {
-  RdmaEnds() : RdmaEnds(tcp_pair(rdma_address())) {}
-  explicit RdmaEnds(std::pair<sys::UniqueFd, sys::UniqueFd> sockets)
+  explicit RdmaEnds(unsigned queue_pairs = 1, bool pinned = false)
+      : RdmaEnds(tcp_pair(rdma_address()), queue_pairs, pinned) {}
+  RdmaEnds(std::pair<sys::UniqueFd, sys::UniqueFd> sockets, unsigned queue_pairs, bool pinned)
       : source_wire(std::move(sockets.first)), destination_wire(std::move(sockets.second)) {
-    auto from = std::make_unique<RdmaEndpoint>(source_wire.fd(), PeerMay::kNothing);
-    auto to = std::make_unique<RdmaEndpoint>(destination_wire.fd(), PeerMay::kWrite);
-    from->connect(to->address());
-    to->connect(from->address());
-    auto channel =
-        std::make_unique<RdmaChannel>(source_wire, source_ram, Role::kSource, std::move(from));
-    channel->probe();
-    source = std::move(channel);
-    destination = std::make_unique<RdmaChannel>(destination_wire, destination_ram,
-                                                Role::kDestination, std::move(to));
+    if (pinned) source_pinned.emplace(source_ram);
+    auto offered = migration::offer_endpoints(
+        source_wire.fd(), {.queue_pairs = queue_pairs,
+                           .open = pinned ? source_pinned->devices() : migration::RdmaDevices()});
+    auto answered = migration::answer_endpoints(destination_wire.fd(), addresses_of(offered));
+    const auto answer = addresses_of(answered);
+    auto to = std::make_unique<RdmaChannel>(destination_wire, destination_ram, Role::kDestination,
+                                            std::move(answered));
+    if (pinned) to->register_all_of_ram();
+    destination = std::move(to);
+    source = std::make_unique<RdmaChannel>(
+        source_wire, source_ram, Role::kSource,
+        migration::connect_endpoints(source_wire, std::move(offered), answer),
+        pinned ? &*source_pinned : nullptr);
   }
+  std::optional<migration::PinnedMemory> source_pinned;
   Wire source_wire;
   Wire destination_wire;
 };
 
-INSTANTIATE_TEST_SUITE_P(Transports, ChannelTest,
-                         ::testing::Values(Transport{"rdma",
-                                                     [] { return std::make_unique<RdmaEnds>(); }}),
-                         [](const auto& one) { return one.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Transports, ChannelTest,
+    ::testing::Values(Transport{"rdma", [] { return std::make_unique<RdmaEnds>(); }},
+                      Transport{"rdma_by_three", [] { return std::make_unique<RdmaEnds>(3); }},
+                      Transport{"rdma_pinned", [] { return std::make_unique<RdmaEnds>(1, true); },
+                                /*.populates =*/true}),
+    [](const auto& one) { return one.param.name; });
 
-TEST(RdmaEndpoint, AnAddressWithoutRdmaSaysSo) {
+TEST(RdmaPort, AnAddressWithoutRdmaSaysSo) {
   const auto sockets = tcp_pair("127.0.0.1");
   try {
-    RdmaEndpoint endpoint(sockets.first.get(), PeerMay::kNothing);
+    migration::rdma_port_of(sockets.first.get());
     FAIL() << "RDMA over the loopback interface";
   } catch (const RdmaError& error) {
     EXPECT_STREQ(error.what(), "no active RDMA port has the address 127.0.0.1");
   }
+}
+
+TEST(RdmaPort, ThePortOfAConnectionIsAmongTheActiveOnesAndKnowsItsNetwork) {
+  const auto sockets = tcp_pair(rdma_address());
+  const migration::RdmaPort port = migration::rdma_port_of(sockets.first.get());
+  const auto all = migration::active_rdma_ports({port.device});
+  const auto found = std::find(all.begin(), all.end(), port);
+  ASSERT_NE(found, all.end());
+  EXPECT_EQ(found->device, port.device);
+  EXPECT_LT(found->network_bits, 128u);
+  EXPECT_TRUE(found->reaches(port.gid, found->network_bits));
+  auto other = port.gid;
+  other[12] = static_cast<std::uint8_t>(~other[12]);
+  EXPECT_FALSE(found->reaches(other, found->network_bits));
+  EXPECT_FALSE(found->reaches(port.gid, found->network_bits - 1));
 }
 
 /// Of the source, which has written ones there.

@@ -21,10 +21,10 @@ std::pair<sys::UniqueFd, sys::UniqueFd> unix_pair() {
   return {sys::UniqueFd(fds[0]), sys::UniqueFd(fds[1])};
 }
 
-std::unique_ptr<ChannelEnds> tcp(int further_streams) {
+std::unique_ptr<ChannelEnds> tcp(int further_streams, migration::Compression compression = {}) {
   std::vector<Wires> further;
   for (int i = 0; i < further_streams; ++i) further.push_back(wires(tcp_pair()));
-  return std::make_unique<TcpEnds>(wires(tcp_pair()), std::move(further));
+  return std::make_unique<TcpEnds>(wires(tcp_pair()), std::move(further), compression);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -33,7 +33,8 @@ INSTANTIATE_TEST_SUITE_P(
                                 [] { return std::make_unique<TcpEnds>(wires(unix_pair())); }},
                       Transport{"tcp", [] { return tcp(0); }},
                       Transport{"tcp_by_two", [] { return tcp(1); }},
-                      Transport{"tcp_by_five", [] { return tcp(4); }}),
+                      Transport{"tcp_by_five", [] { return tcp(4); }},
+                      Transport{"tcp_compressed", [] { return tcp(1, {true}); }}),
     [](const auto& one) { return one.param.name; });
 
 }  // namespace

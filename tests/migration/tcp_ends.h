@@ -14,7 +14,8 @@ namespace godwit::testing {
 using Wires = std::pair<migration::Wire, migration::Wire>;
 
 struct TcpEnds : ChannelEnds {
-  explicit TcpEnds(Wires wires, std::vector<Wires> further = {})
+  explicit TcpEnds(Wires wires, std::vector<Wires> further = {},
+                   migration::Compression compression = {})
       : source_wire(std::move(wires.first)), destination_wire(std::move(wires.second)) {
     std::vector<migration::Wire> out;
     std::vector<migration::Wire> in;
@@ -22,8 +23,8 @@ struct TcpEnds : ChannelEnds {
       out.push_back(std::move(stream.first));
       in.push_back(std::move(stream.second));
     }
-    source = std::make_unique<migration::TcpChannel>(source_wire, source_ram,
-                                                     migration::Role::kSource, std::move(out));
+    source = std::make_unique<migration::TcpChannel>(
+        source_wire, source_ram, migration::Role::kSource, std::move(out), compression);
     destination = std::make_unique<migration::TcpChannel>(
         destination_wire, destination_ram, migration::Role::kDestination, std::move(in));
   }

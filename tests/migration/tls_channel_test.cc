@@ -73,15 +73,18 @@ Wires tls_wires() {
   return {std::move(source), std::move(destination)};
 }
 
-std::unique_ptr<ChannelEnds> tls_ends(int further_streams) {
+std::unique_ptr<ChannelEnds> tls_ends(int further_streams,
+                                      migration::Compression compression = {}) {
   std::vector<Wires> further;
   for (int i = 0; i < further_streams; ++i) further.push_back(tls_wires());
-  return std::make_unique<TcpEnds>(tls_wires(), std::move(further));
+  return std::make_unique<TcpEnds>(tls_wires(), std::move(further), compression);
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, ChannelTest,
                          ::testing::Values(Transport{"tls", [] { return tls_ends(0); }},
-                                           Transport{"tls_by_three", [] { return tls_ends(2); }}),
+                                           Transport{"tls_by_three", [] { return tls_ends(2); }},
+                                           Transport{"tls_compressed",
+                                                     [] { return tls_ends(1, {true}); }}),
                          [](const auto& one) { return one.param.name; });
 
 /// What a thing that must fail says.

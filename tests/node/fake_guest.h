@@ -45,7 +45,7 @@ class FakeGuest : public GuestControl {
     last_request = request;
     last_done = std::move(done);
   }
-  void resume_migration(MoveDone done) override {
+  void resume_migration(std::chrono::milliseconds /*wait*/, MoveDone done) override {
     note("resume migration");
     done({{"status", "completed"}});
   }

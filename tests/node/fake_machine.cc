@@ -17,9 +17,11 @@ void reset_world() { slot() = std::make_unique<FakeWorld>(); }
 struct Move::Impl {
   vmm::Machine& machine;
   std::string to;
+  bool dry_run = false;
 };
-Move::Move(vmm::Machine& machine, const MoveRequest& request)
-    : impl_(new Impl{machine, request.to}) {
+Move::Move(vmm::Machine& machine, const MoveRequest& request,
+           const migration::PinnedMemory* /*pinned*/)
+    : impl_(new Impl{machine, request.to, request.dry_run}) {
   if (request.to == "nonsense") throw BadRequest("to: nonsense is not HOST:PORT");
 }
 Move::Move(vmm::Machine& machine, const std::string& program, const std::vector<std::string>& words)
@@ -37,13 +39,29 @@ Move::End Move::run() {
     impl_->machine.pause();
     return End::kHere;
   }
-  return world().move_end.value_or(End::kHere);
+  const End end = world().move_end.value_or(End::kHere);
+  lock.unlock();
+  if (world().stops_it) impl_->machine.pause();
+  return end;
 }
 Move::End Move::resume() {
   world().note("move resumed");
   return End::kMoved;
 }
 bool Move::can_resume() const { return world().move_end == End::kPaused; }
+bool Move::can_ask() const { return world().may_ask; }
+Move::Word Move::ask() {
+  world().note("ask");
+  return world().next_word();
+}
+Move::Word Move::ask_disks() { return Word::kNone; }
+void Move::stop_asking() {
+  if (world().may_ask) world().note("stop asking");
+}
+void Move::settle(bool there, const std::string& why) {
+  if (world().may_ask) world().note(std::string("settle ") + (there ? "there: " : "here: ") + why);
+}
+bool Move::dry_run() const { return impl_->dry_run; }
 bool Move::in_post_copy() const { return false; }
 void Move::cancel() {
   const std::lock_guard lock(world().mutex);

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -30,6 +31,9 @@ struct FakeWorld {
   std::optional<Move::End> move_end;  // how the move that is going on ends
   std::optional<bool> snapshot_end;   // whether the snapshot that is going on succeeds
   std::atomic<bool> move_cancelled = false;
+  std::atomic<bool> stops_it = false;      // a move leaves the machine paused
+  std::atomic<bool> may_ask = false;       // of a move in doubt
+  std::deque<Move::Word> words;            // that ask() gets, then none
   std::atomic<std::uint64_t> balloon = 0;  // target
   std::atomic<int> machines = 0;           // alive now
   std::function<void()> while_booting;     // called by boot()
@@ -54,6 +58,17 @@ struct FakeWorld {
     const std::lock_guard lock(mutex);
     end = std::move(what);
     changed.notify_all();
+  }
+  Move::Word next_word() {
+    const std::lock_guard lock(mutex);
+    if (words.empty()) return Move::Word::kNone;
+    const Move::Word word = words.front();
+    words.pop_front();
+    return word;
+  }
+  void will_hear(Move::Word word) {
+    const std::lock_guard lock(mutex);
+    words.push_back(word);
   }
   void forget_move() {
     const std::lock_guard lock(mutex);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <future>
 
@@ -265,9 +266,114 @@ TEST_F(GuestTest, StaysStoppedInDoubtUntilResolvedHere) {
   outcome();
 }
 
+TEST_F(GuestTest, InDoubtItAsksUntilTheDestinationKnows) {
+  world().may_ask = true;
+  world().will_hear(Move::Word::kNone);
+  world().will_hear(Move::Word::kNone);
+  world().will_hear(Move::Word::kRuns);
+  start();
+  migrate();
+  world().move_ends(Move::End::kInDoubt);
+  EXPECT_TRUE(move_reported());
+  EXPECT_EQ(state_when_reported_, "over") << "it was reported before it was known";
+  EXPECT_EQ(outcome().text, "web1 moved to b:7000");
+  const Calls calls = world().calls();
+  EXPECT_EQ(std::count(calls.begin(), calls.end(), "ask"), 3);
+  EXPECT_EQ(calls.back(),
+            "settle there: the answer to the commit was lost; it runs there nevertheless");
+}
+
+TEST_F(GuestTest, ADestinationThatNeverRanItGivesItBack) {
+  world().may_ask = true;
+  world().will_hear(Move::Word::kNever);
+  start();
+  migrate();
+  world().move_ends(Move::End::kInDoubt);
+  EXPECT_TRUE(move_reported());
+  EXPECT_EQ(state(), "running");
+  EXPECT_TRUE(world().wait_for("take back"));
+  guest_->stop(true);
+  outcome();
+}
+
+TEST_F(GuestTest, AGuestGivenBackWhoseDisksAreTakenStaysPaused) {
+  world().may_ask = true;
+  world().will_hear(Move::Word::kNever);
+  world().take_back_error = "its disk is in use";
+  world().stops_it = true;
+  start();
+  migrate();
+  world().move_ends(Move::End::kInDoubt);
+  EXPECT_TRUE(move_reported());
+  EXPECT_EQ(state(), "paused");
+  world().take_back_error.clear();
+  guest_->resume();
+  EXPECT_EQ(state(), "running");
+  guest_->stop(true);
+  outcome();
+}
+
+TEST_F(GuestTest, InDoubtAPersonIsFasterAndIsObeyed) {
+  for (const bool here : {true, false}) {
+    reset_world();
+    world().may_ask = true;
+    guest_ = std::make_unique<Guest>(config_, output_);
+    report_ = {};
+    start();
+    migrate();
+    world().move_ends(Move::End::kInDoubt);
+    ASSERT_TRUE(world().wait_for("ask"));
+    while (state() != "in-doubt") std::this_thread::yield();
+    guest_->resolve(here);
+    world().will_hear(here ? Move::Word::kRuns : Move::Word::kNever);  // too late
+    EXPECT_TRUE(move_reported());
+    EXPECT_TRUE(world().wait_for("stop asking"));
+    if (here) {
+      EXPECT_EQ(state(), "running");
+      EXPECT_THROW(guest_->resolve(true), Conflict);
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      EXPECT_EQ(state(), "running");
+      guest_->stop(true);
+    }
+    EXPECT_EQ(outcome().kind, here ? Outcome::Kind::kStopped : Outcome::Kind::kMoved);
+    guest_.reset();
+  }
+}
+
+TEST_F(GuestTest, WhoWaitsInDoubtHearsOfItInTimeAndHowItEnds) {
+  world().may_ask = true;
+  start();
+  migrate();
+  world().move_ends(Move::End::kInDoubt);
+  EXPECT_TRUE(move_reported()) << "after some time, though nothing is known";
+  EXPECT_EQ(state_when_reported_, "in-doubt");
+  std::promise<json> soon;
+  std::promise<json> in_the_end;
+  guest_->resume_migration({}, [&](const json& report) { soon.set_value(report); });
+  EXPECT_EQ(soon.get_future().get()["guest_state"], "in-doubt");
+  world().will_hear(Move::Word::kNever);
+  guest_->resume_migration(std::chrono::minutes(1),
+                           [&](const json& report) { in_the_end.set_value(report); });
+  EXPECT_EQ(in_the_end.get_future().get()["guest_state"], "running");
+  guest_->stop(true);
+  outcome();
+}
+
+TEST_F(GuestTest, InDoubtItEndsWhenItIsStopped) {
+  world().may_ask = true;
+  start();
+  migrate();
+  world().move_ends(Move::End::kInDoubt);
+  ASSERT_TRUE(world().wait_for("ask"));
+  while (state() != "in-doubt") std::this_thread::yield();
+  guest_->stop(true);
+  EXPECT_EQ(outcome().kind, Outcome::Kind::kStopped);
+  EXPECT_TRUE(move_reported());
+}
+
 TEST_F(GuestTest, AMoveThatIsPausedInPostCopyIsResumedAndNothingElse) {
   start();
-  EXPECT_THROW(guest_->resume_migration([](const json&) {}), Conflict);
+  EXPECT_THROW(guest_->resume_migration({}, [](const json&) {}), Conflict);
   migrate();
   world().move_ends(Move::End::kPaused);
   EXPECT_TRUE(move_reported());
@@ -277,7 +383,7 @@ TEST_F(GuestTest, AMoveThatIsPausedInPostCopyIsResumedAndNothingElse) {
   EXPECT_THROW(guest_->cancel_migration(), Conflict);
   EXPECT_THROW(guest_->migrate({.to = "c:7000"}, [](const json&) {}), Conflict);
   report_ = {};
-  guest_->resume_migration([this](const json& report) { report_.set_value(report); });
+  guest_->resume_migration({}, [this](const json& report) { report_.set_value(report); });
   EXPECT_TRUE(move_reported());
   EXPECT_EQ(outcome().kind, Outcome::Kind::kMoved);
 }

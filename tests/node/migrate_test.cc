@@ -121,7 +121,7 @@ TEST_F(MigrateTest, MovesAGuestThatGoesOnAsItWas) {
   ASSERT_TRUE(source.printed("tick 3 "));
   Process destination(receive_words());
   const std::string to = address_of(destination);
-  Process mover({"migrate", here_, "--to", to, "--json"});
+  Process mover({"migrate", here_, "--to", to, "--json", "--verify"});
   EXPECT_EQ(mover.wait(), 0) << mover.err();
   EXPECT_EQ(source.wait(), 0);
   EXPECT_EQ(source.err(), "godwit: run: web1 moved to " + to + "\n");
@@ -145,7 +145,7 @@ TEST_F(MigrateTest, ReportsToPeopleInAFewLines) {
   Process source(run_words());
   ASSERT_TRUE(source.printed("tick 1 "));
   Process destination(receive_words({"--name", "web2", "--console", "none"}));
-  Process mover({"migrate", here_, "--to", address_of(destination)});
+  Process mover({"migrate", here_, "--to", address_of(destination), "--verify"});
   EXPECT_EQ(mover.wait(), 0) << mover.err();
   EXPECT_EQ(mover.err(), "") << "a progress bar in a pipe";
   EXPECT_NE(mover.out().find(" runs at 127.0.0.1:"), std::string::npos) << mover.out();
@@ -158,10 +158,10 @@ TEST_F(MigrateTest, ReturnsAndReboots) {
   Process first(run_words());
   ASSERT_TRUE(first.printed("tick 1 "));
   Process second(receive_words());
-  EXPECT_EQ(Process({"migrate", here_, "--to", address_of(second)}).wait(), 0);
+  EXPECT_EQ(Process({"migrate", here_, "--to", address_of(second), "--verify"}).wait(), 0);
   EXPECT_EQ(first.wait(), 0);
   Process third({"receive", "--listen", "127.0.0.1:0", "--api", here_});
-  EXPECT_EQ(Process({"migrate", there_, "--to", address_of(third)}).wait(), 0);
+  EXPECT_EQ(Process({"migrate", there_, "--to", address_of(third), "--verify"}).wait(), 0);
   EXPECT_EQ(second.wait(), 0);
   ASSERT_TRUE(third.printed("tick "));
   third.type("r");

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "migration/dry_run.h"
 #include "migration/report.h"
 #include "migration/snapshot.h"
 #include "node/control_api.h"
@@ -101,7 +102,16 @@ TEST(OpenApi, DescribesReportsAndProgressAsTheyAre) {
   json report = to_json(move);
   report.update({{"to", "b:7070"}, {"guest_state", "over"}});  // of Move, of Guest
   expect_described(schemas, schemas["MoveReport"], report, "report");
-  json progress = to_json(migration::Progress{});
+  migration::DryRun dry_run;
+  dry_run.status = "would-complete";
+  dry_run.curve.add(1, 4096);
+  dry_run.remedies.emplace_back();
+  json foretold = to_json(dry_run);
+  foretold.update({{"to", "b:7070"}, {"guest_state", "running"}});
+  expect_described(schemas, schemas["DryRunReport"], foretold, "dry run");
+  migration::Progress doubtful;
+  doubtful.doubt.since = std::chrono::steady_clock::now();
+  json progress = to_json(doubtful);
   progress["to"] = "b:7070";
   expect_described(schemas, schemas["Progress"], progress, "progress");
   migration::SnapshotReport snapshot;

@@ -37,6 +37,47 @@ TEST(ReportText, SaysWhoEncrypted) {
   EXPECT_EQ(text("none").find("TLS"), std::string::npos);
 }
 
+TEST(ReportText, SaysWhatCompressingHasSaved) {
+  json report{{"bytes", {{"ram", 100u << 20}, {"wire", 30u << 20}}}};
+  EXPECT_NE(report_text(report).find(", compressed to 30 %\n"), std::string::npos);
+  report["bytes"]["wire"] = 100u << 20;
+  EXPECT_EQ(report_text(report).find("compressed"), std::string::npos);
+}
+
+TEST(DryRunText, HasWhatWasMeasuredAndWhatItMeans) {
+  json report{
+      {"status", "would-complete"},
+      {"transport", "rdma"},
+      {"ram", {{"data", 100 << 20}, {"populated", 128 << 20}}},
+      {"link", {{"mbps", 8000}, {"bytes", 64 << 20}, {"ms", 67}}},
+      {"dirty",
+       {{"log_ms", 515}, {"curve", {{{"ms", 1}, {"bytes", 4096}}, {{"ms", 2}, {"bytes", 8192}}}}}},
+      {"switch_over", {{"fixed_ms", 4}}},
+      {"downtime_limit_ms", 50},
+      {"predicted", {{"total_ms", 120}, {"downtime_ms", 12}, {"rounds", 2}}}};
+  const std::string text = dry_run_text(report);
+  for (const char* part :
+       {"  transport  rdma\n", "  memory     100M to send, of 128M that are in use\n",
+        "  link       8.00 Gbit/s, by 64M that went there in 67 ms\n",
+        "  dirties    4K in 1.0 ms, 8K in 2.0 ms\n",
+        "  predicted  120 ms in 2 rounds, downtime 12 ms  (the limit is 50 ms)\n"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << text;
+  }
+  report["predicted"]["downtime_ms"] = 60;
+  EXPECT_NE(dry_run_text(report).find("(more than the limit of 50 ms)"), std::string::npos);
+  report["status"] = "would-not-converge";
+  report["remedies"] = {
+      {{"option", "--mode hybrid"}, {"predicted", {{"total_ms", 900}, {"postcopy", true}}}}};
+  EXPECT_NE(dry_run_text(report).find("with --mode hybrid: 900 ms, downtime 0 us, its memory "
+                                      "follows\n"),
+            std::string::npos)
+      << dry_run_text(report);
+  for (const json& odd :
+       {json(), json::array(), json{{"remedies", 3}, {"dirty", {{"curve", 1}}}}}) {
+    EXPECT_EQ(dry_run_text(odd).back(), '\n');
+  }
+}
+
 TEST(ProgressText, NamesRoundWhatIsLeftAndRate) {
   EXPECT_EQ(progress_text({{"phase", "rounds"},
                            {"round", 3},

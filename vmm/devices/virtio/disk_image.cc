@@ -12,11 +12,13 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 
 #include "vmm/sys/error.h"
@@ -158,6 +160,32 @@ void DiskImage::unlock() {
   }
   set_lock(fd_.get(), F_UNLCK);
   locked_ = false;
+}
+
+bool DiskImage::locked_elsewhere() const {
+  struct flock lock = {};
+  lock.l_type = read_only_ ? F_RDLCK : F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  return ::fcntl(fd_.get(), F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+std::int64_t DiskImage::stamp() const {
+  struct statx status = {};
+  sys::check(::statx(fd_.get(), "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_MTIME, &status),
+             "look at the disk image");
+  return status.stx_mtime.tv_sec * 1'000'000'000 + status.stx_mtime.tv_nsec;
+}
+
+void DiskImage::mark() {
+  const std::int64_t before = stamp();
+  for (int tries = 0; tries < 100; ++tries) {
+    // To now: for another time one would have to own the file.
+    sys::check(::futimens(fd_.get(), nullptr), "mark the disk image");
+    if (stamp() != before) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  throw std::runtime_error(
+      fmt::format("disk image {}: its file system's clock stands still", path_));
 }
 
 // A file on these file systems is only ever opened through this kernel, whose page cache is one.

@@ -40,6 +40,16 @@ class DiskImage {
   /// image next (block devices, network file systems). Idempotent. Throws std::system_error if that
   /// fails.
   void unlock();
+  /// Somebody else has a lock that does not go with lock().
+  bool locked_elsewhere() const;
+
+  /// When it was changed last, nanoseconds of the clock of who stores it. A block device does not
+  /// know. Throws std::system_error.
+  std::int64_t stamp() const;
+  /// Makes stamp() another, and changes nothing else. Takes as long as the clock of the file system
+  /// needs to go on, a few milliseconds at most after the last write. Throws std::system_error or
+  /// std::runtime_error.
+  void mark();
 
  private:
   bool shared_with_hosts() const;

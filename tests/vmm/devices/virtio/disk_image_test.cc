@@ -67,6 +67,35 @@ TEST(DiskImage, OneWriterOrManyReaders) {
   EXPECT_NO_THROW(other.lock());
 }
 
+TEST(DiskImage, ALockIsSeenByOthersAndNotByWhoHasIt) {
+  const ScratchFile file(1 << 20);
+  DiskImage image(file.path, false);
+  DiskImage other(file.path, false);
+  EXPECT_FALSE(other.locked_elsewhere());
+  image.lock();
+  EXPECT_TRUE(other.locked_elsewhere());
+  EXPECT_FALSE(image.locked_elsewhere());
+  image.unlock();
+  EXPECT_FALSE(other.locked_elsewhere());
+}
+
+TEST(DiskImage, AMarkIsSeenByOthersEachTimeAndChangesNoByte) {
+  const ScratchFile file(1 << 20);
+  DiskImage image(file.path, false);
+  const DiskImage other(file.path, true);
+  ASSERT_EQ(::pwrite(image.fd(), "content", 7, 0), 7);  // just now, by the file system's clock
+  for (int i = 0; i < 3; ++i) {
+    const std::int64_t before = other.stamp();
+    EXPECT_EQ(other.stamp(), before);
+    image.mark();
+    EXPECT_NE(other.stamp(), before);
+  }
+  char read[7];
+  ASSERT_EQ(::pread(other.fd(), read, sizeof read, 0), 7);
+  EXPECT_EQ(std::string(read, sizeof read), "content");
+  EXPECT_EQ(other.sectors(), 2048u);
+}
+
 TEST(DiskImage, NamesTheProcessThatHoldsIt) {
   const ScratchFile file(1 << 20);
   int ready[2];
