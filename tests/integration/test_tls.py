@@ -11,6 +11,7 @@ import unittest
 
 from harness import PATIENCE, Authority, Case, tls_words
 from proxy import Proxy
+from test_doubt import DoubtCase
 from test_faults import FaultTest, MOVE_FAILED, MOVED
 from test_postcopy import Link, PostCopyCase
 
@@ -43,6 +44,19 @@ class Secured:
 
     def godwit(self, command, *words, **options):
         return super().godwit(command, *words, *(self.ours if command == "migrate" and "--resume" not in words else ()), **options)
+
+
+class TlsDoubtTest(Secured, DoubtCase):
+    """The source asks under TLS, and is answered so."""
+
+    def between(self, *action):
+        return Proxy(self.destination.address, *action, tls=self.authority.issue("proxy", also="IP:127.0.0.1"))
+
+    def test_a_commit_that_never_arrived_and_a_link_that_returns(self):
+        self.a_commit_never_arrives_and_the_link_returns()
+
+    def test_an_answer_that_was_lost_and_a_link_that_returns(self):
+        self.an_answer_is_lost_and_the_link_returns()
 
 
 class TlsFaultTest(Secured, FaultTest):
@@ -108,7 +122,8 @@ class TlsMoveTest(Case):
         return self.godwit("migrate", self.source.api, "--to", to, *words, seconds=seconds)
 
     def refused(self, to, *words, says, there, destination=None):
-        """The move fails within a few seconds, each end says in one line why, and the guest goes on where it was."""
+        """The move fails within a few seconds, each end says in one line why, and the guest goes on where it was; the destination goes
+        on listening."""
         began = time.monotonic()
         status, _, err = self.migrate(to, *words)
         self.assertEqual(status, MOVE_FAILED, err)
@@ -117,10 +132,14 @@ class TlsMoveTest(Case):
         self.assertLess(time.monotonic() - began, 4 * PATIENCE)
         self.goes_on_here()
         if destination:
-            self.ended(destination, 1, 3)
-            self.one_line(destination.err.lines[-1])
-            self.assertIn(there, destination.err.lines[-1])
+            self.still_listens(destination, there)
             self.assertEqual(destination.ticks(), [])
+
+    def still_listens(self, destination, why):
+        """And has said why somebody was sent away, in one line. Then it ends."""
+        self.message(destination, f"^godwit: receive: [^\n]*({why})[^\n]*; still listening$", 5)
+        self.assertIsNone(destination.process.poll())
+        destination.end()
 
     def goes_on_here(self):
         self.assertEqual(self.source.state(), "running")
@@ -204,7 +223,8 @@ class TlsMoveTest(Case):
     def test_bytes_that_are_altered_on_the_way_end_the_move(self):
         self.destination = self.receive(more=tls_words(self.b))
         link = self.link(lambda count, data: data if count < 1 << 20 else data[:-1] + bytes([data[-1] ^ 1]))
-        self.refused(link.address, *tls_words(self.a), "--streams", "1", says="", there="", destination=self.destination)
+        self.refused(link.address, *tls_words(self.a), "--streams", "1", says="", there="")
+        self.ended(self.destination, 1, 3)
         self.assertRegex(self.destination.err.lines[-1], "TLS|altered")
 
     def silent_listener(self, says=b""):
@@ -250,9 +270,7 @@ class TlsMoveTest(Case):
                     peer.sendall(says)
                     with contextlib.suppress(OSError):  # it may have gone already
                         peer.shutdown(socket.SHUT_WR)
-                    self.ended(destination, 1, 5)
-                self.one_line(destination.err.lines[-1])
-                self.assertRegex(destination.err.lines[-1], why)
+                    self.still_listens(destination, why)
 
     def test_a_peer_without_a_certificate_is_refused(self):
         destination = self.receive(more=tls_words(self.b))
@@ -261,9 +279,25 @@ class TlsMoveTest(Case):
         with context.wrap_socket(socket.create_connection((host, int(port))), server_hostname="127.0.0.1") as peer:
             with self.assertRaisesRegex(ssl.SSLError, "CERTIFICATE_REQUIRED"):
                 peer.recv(1)
-        self.ended(destination, 1, 5)
-        self.one_line(destination.err.lines[-1])
-        self.assertIn("the source shows no certificate", destination.err.lines[-1])
+        self.still_listens(destination, "the source shows no certificate")
+
+    def test_a_stranger_leaves_the_place_to_who_comes_with_a_certificate(self):
+        """Also after a dry run, which goes by TLS, too."""
+        self.destination = self.receive(more=tls_words(self.b))
+        host, port = self.destination.address.split(":")
+        with socket.create_connection((host, int(port))) as peer:
+            peer.sendall(b"G" * 200)
+        self.message(self.destination, "the peer is not Godwit[^\n]*; still listening", 10)
+        link = self.link()
+        status, out, err = self.migrate(link.address, *tls_words(self.a), "--dry-run", "--json", seconds=60)
+        self.assertEqual(status, MOVED, err)
+        self.assertEqual(json.loads(out)["status"], "would-complete")
+        self.assertNotIn(b"GDWT", link.heard)
+        self.message(self.destination, "a dry run; still listening", 10)
+        self.assertEqual(self.migrate(self.destination.address)[0], MOVE_FAILED)
+        status, _, err = self.migrate(self.destination.address, *tls_words(self.a))
+        self.assertEqual(status, MOVED, err)
+        self.assertTrue(self.destination.wait_ticks(3, 10))
 
     def test_files_that_cannot_be_used_are_named(self):
         nowhere = self.folder / "nowhere"
