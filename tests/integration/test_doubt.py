@@ -20,6 +20,7 @@ COMMIT, RUNNING = ("source", "Commit"), ("destination", "Running")
 class DoubtCase(Case):
     transport = "tcp"
     more = ()  # of migrate
+    NOBODY = "cannot connect to|the peer closed the connection|lost contact with the destination"
 
     def boot(self, disk=False):
         words = ()
@@ -85,7 +86,7 @@ class DoubtCase(Case):
     def a_commit_never_arrives_and_the_link_returns(self):
         self.boot()
         self.move(COMMIT, "down")
-        self.stays_in_doubt("cannot connect to|the peer closed the connection")
+        self.stays_in_doubt(self.NOBODY)
         self.wait_for("the destination to give up", lambda: self.destination.state() == "refused", 10)
         self.proxy.mend()
         self.runs_here()
@@ -98,7 +99,7 @@ class DoubtCase(Case):
     def an_answer_is_lost_and_the_link_returns(self):
         self.boot()
         self.move(RUNNING, "down")
-        self.stays_in_doubt("cannot connect to|the peer closed the connection")
+        self.stays_in_doubt(self.NOBODY)
         self.runs_there()
         self.proxy.mend()
         self.ended(self.source, 0, seconds=30)
