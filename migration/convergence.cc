@@ -16,7 +16,8 @@ constexpr double kWorthSending = 0.25;  // of the fixed part of the downtime
 constexpr double kStalled = 0.8;        // pages dirtied for a page sent: the next round is as long
 constexpr unsigned kThrottleStep = 20;
 constexpr unsigned kMostRounds = 1000;
-constexpr double kMargin = 1.5;  // of a time-out over what is predicted
+constexpr double kMargin = 1.5;          // of a time-out over what is predicted
+constexpr std::uint64_t kLeastHot = 64;  // pages that go along, whatever the downtime limit
 
 double ms_for(double bytes, double bytes_per_ms) {
   if (bytes <= 0) return 0;
@@ -140,10 +141,20 @@ void send_round(RoundFacts& now, std::vector<Round>& rounds, const DirtyCurve& g
 
 }  // namespace
 
-Prediction predict_post_copy(const RoundFacts& facts) {
+std::uint64_t most_hot_pages(const RoundFacts& facts) {
+  const double room_ms = std::max(facts.downtime_limit_ms - facts.fixed_ms, 0.0);
+  const double pages = std::min(room_ms * facts.unheld_per_ms / memory::kPageSize, 1e15);
+  return std::max(static_cast<std::uint64_t>(pages), kLeastHot);
+}
+
+Prediction predict_post_copy(const RoundFacts& facts, const DirtyCurve& guest) {
   const double rest_ms = ms_for(static_cast<double>(facts.dirty_bytes), facts.bytes_per_ms);
-  return {.total_ms = facts.elapsed_ms + facts.fixed_ms + rest_ms,
-          .downtime_ms = facts.fixed_ms,
+  const double watched_ms = facts.rounds.empty() ? 0 : kHotWindowMs;
+  const double hot = std::min(guest.after(watched_ms * running(facts.throttled)),
+                              static_cast<double>(most_hot_pages(facts) * memory::kPageSize));
+  const double downtime_ms = facts.fixed_ms + ms_for(hot, facts.unheld_per_ms);
+  return {.total_ms = facts.elapsed_ms + watched_ms + downtime_ms + rest_ms,
+          .downtime_ms = downtime_ms,
           .rounds = static_cast<unsigned>(facts.rounds.size()),
           .throttle = facts.throttled,
           .post_copy = true};
@@ -161,7 +172,7 @@ Forecast predict(const RoundFacts& facts, const DirtyCurve& guest) {
     }
     switch (verdict.action) {
       case Verdict::Action::kPostCopy:
-        return {predict_post_copy(now), {}};
+        return {predict_post_copy(now, guest), {}};
       case Verdict::Action::kSwitchOver:
         return {Prediction{.total_ms = now.elapsed_ms + verdict.predicted_downtime_ms,
                            .downtime_ms = verdict.predicted_downtime_ms,

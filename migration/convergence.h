@@ -59,7 +59,13 @@ struct Forecast {
 /// that has not begun: its dirty_bytes are what there is to send.
 Forecast predict(const RoundFacts& facts, const DirtyCurve& guest);
 /// Of a move that goes over to post-copy with what is dirty now.
-Prediction predict_post_copy(const RoundFacts& facts);
+Prediction predict_post_copy(const RoundFacts& facts, const DirtyCurve& guest);
+
+/// Where post-copy follows rounds, what the guest wrote in so long just before it stops goes along
+/// with its state,
+constexpr double kHotWindowMs = 20;
+/// at most so many pages: as the downtime limit has room for.
+std::uint64_t most_hot_pages(const RoundFacts& facts);
 
 /// An option of `godwit migrate` with which a move would end that would not without.
 struct Remedy {

@@ -1,5 +1,6 @@
 #include "migration/dry_run.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 namespace godwit::migration {
@@ -12,6 +13,11 @@ std::uint64_t DryRun::data_bytes() const {
 
 double DryRun::bytes_per_ms() const {
   return link_ms > 0 ? static_cast<double>(link_bytes) / link_ms : 0;
+}
+
+double DryRun::wire_share() const {
+  if (link_bytes == 0 || wire_bytes == 0) return 1;
+  return std::min(1.0, static_cast<double>(wire_bytes) / static_cast<double>(link_bytes));
 }
 
 json to_json(const DryRun& dry_run) {
@@ -29,12 +35,14 @@ json to_json(const DryRun& dry_run) {
           {"transport", dry_run.transport},
           {"transport_reason", dry_run.transport_reason},
           {"streams", dry_run.streams},
+          {"rdma_ports", dry_run.rdma_ports},
           {"total_ms", dry_run.total_ms},
           {"setup_ms", dry_run.setup_ms},
           {"ram", {{"populated", dry_run.populated_bytes}, {"data", dry_run.data_bytes()}}},
           {"link",
            {{"mbps", dry_run.bytes_per_ms() * 8 / 1000},
             {"bytes", dry_run.link_bytes},
+            {"wire", dry_run.wire_bytes},
             {"ms", dry_run.link_ms}}},
           {"dirty", {{"log_ms", dry_run.log_ms}, {"curve", curve}}},
           {"switch_over",

@@ -148,6 +148,7 @@ class Source {
   void roll_back() noexcept;
   void stop_if_cancelled() const;
   void set_phase(const char* phase);
+  static double ms_since(Clock::time_point start);
   double elapsed_ms() const;
 
   vmm::Machine& machine_;

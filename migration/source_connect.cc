@@ -165,7 +165,7 @@ void Source::fall_back(const std::string& why) {
     throw ChannelError(std::string("the peer sent ") + kind_name(answer.kind) + ", Synced was due");
   }
   channel_ = std::make_unique<TcpChannel>(*wire_, machine_.memory(), Role::kSource,
-                                          std::vector<Wire>(), compression(report_.streams));
+                                          std::vector<Wire>(), compression(1));
   wire_before_ -= channel_->bytes_sent();
   if (paused_) {
     machine_.lock_disks();

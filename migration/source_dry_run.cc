@@ -18,18 +18,14 @@ using std::chrono::milliseconds;
 
 namespace {
 
-constexpr std::uint64_t kPiece = (1ull << 20) / kPageSize;  // pages of one place of RAM
-constexpr std::size_t kMostPieces = 256;
+// Pages of one place of RAM: what RDMA registers together, and one stream carries.
+constexpr std::uint64_t kPiece = (2ull << 20) / kPageSize;
+constexpr std::size_t kMostPieces = 128;
 constexpr double kBurstMs = 150;  // a burst that took as long tells the link's rate
 constexpr milliseconds kFirstLook{1};
 constexpr int kLooks = 10;  // each after twice the time of the one before: 512 ms
 constexpr int kRehearseTimeoutMs = 20'000;
 constexpr double kUnrehearsedMs = 1;  // to stop the vCPUs, and to let them run again
-
-double ms_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
-      .count();
-}
 
 std::uint64_t pages_in(std::span<const PageRange> ranges) {
   std::uint64_t pages = 0;
@@ -37,7 +33,7 @@ std::uint64_t pages_in(std::span<const PageRange> ranges) {
   return pages;
 }
 
-/// At most kMostPieces, spread evenly.
+/// Whole blocks of kPiece, as far as they are populated; about kMostPieces, spread evenly.
 std::vector<PageRange> sample_of(const std::vector<PageRange>& populated) {
   const std::uint64_t step = std::max(pages_in(populated) / kMostPieces, kPiece);
   std::vector<PageRange> pieces;
@@ -45,8 +41,9 @@ std::vector<PageRange> sample_of(const std::vector<PageRange>& populated) {
   std::uint64_t due = 0;
   for (const PageRange& range : populated) {
     for (; due < before + range.count; due += step) {
-      const std::uint64_t first = range.first + (due - before);
-      pieces.push_back({first, std::min(kPiece, range.end() - first)});
+      const std::uint64_t block = (range.first + (due - before)) / kPiece * kPiece;
+      const std::uint64_t first = std::max(block, range.first);
+      pieces.push_back({first, std::min(block + kPiece, range.end()) - first});
     }
     before += range.count;
   }
@@ -96,6 +93,7 @@ DryRun Source::dry_run() {
   run.transport = report_.transport;
   run.transport_reason = report_.transport_reason;
   run.streams = report_.streams;
+  run.rdma_ports = report_.rdma_ports.size();
   run.total_ms = elapsed_ms();
   const std::lock_guard lock(mutex_);
   rdma_ = nullptr;
@@ -120,14 +118,16 @@ void Source::measure_link(DryRun& run) {
     const auto pieces = left.first(std::min(burst, left.size()));
     left = left.subspan(pieces.size());
     const auto start = Clock::now();
+    const std::uint64_t wire_before = wire_bytes();
     const ScannedPages scanned = scan_pages(machine_.memory(), pieces);
     if (!scanned.data.empty()) channel_->write(scanned.data);
     channel_->flush();
     last_ms = ms_since(start);
     tried += pages_in(pieces);
     data += pages_in(scanned.data);
-    if (burst <= 2) run.link_bytes = 0, run.link_ms = 0;  // the first one found everything cold
+    if (burst <= 2) run.link_bytes = run.wire_bytes = 0, run.link_ms = 0;  // the first was cold
     run.link_bytes += pages_in(scanned.data) * kPageSize;
+    run.wire_bytes += wire_bytes() - wire_before;
     run.link_ms += last_ms;
   }
   if (tried > 0) run.data_share = static_cast<double>(data) / static_cast<double>(tried);
@@ -187,8 +187,8 @@ void Source::foretell(DryRun& run) const {
   facts.dirty_bytes = run.data_bytes();
   facts.unheld_per_ms = facts.bytes_per_ms = run.bytes_per_ms();
   if (options_.max_bandwidth > 0) {
-    facts.bytes_per_ms =
-        std::min(facts.bytes_per_ms, static_cast<double>(options_.max_bandwidth) / 8000);
+    const double held = static_cast<double>(options_.max_bandwidth) / 8000 / run.wire_share();
+    facts.bytes_per_ms = std::min(facts.bytes_per_ms, held);
   }
   facts.elapsed_ms = run.setup_ms;
   const auto as_rehearsed = [&](Prediction end) {
@@ -198,7 +198,7 @@ void Source::foretell(DryRun& run) const {
   };
   run.status = "would-complete";
   if (options_.mode == Mode::kPostCopy) {
-    run.predicted = as_rehearsed(predict_post_copy(facts));
+    run.predicted = as_rehearsed(predict_post_copy(facts, run.curve));
     return;
   }
   const Forecast forecast = predict(facts, run.curve);

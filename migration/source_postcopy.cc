@@ -12,26 +12,20 @@ using memory::kPageSize;
 using memory::PageBitmap;
 using memory::PageRange;
 
-namespace {
-constexpr std::chrono::milliseconds kHotWindow{20};
-constexpr std::uint64_t kLeastHot = 64;  // pages that go along, whatever the downtime limit
-}  // namespace
-
 // What the guest writes just before it stops it needs first when it goes on: a timer's pages, its
 // stacks. These go along, so that it does not wait for each of them.
 void Source::watch_hot_pages() {
   machine_.dirty_log().clear({0, machine_.memory().pages()});  // pending_ has them
-  wire_->wait_for(wire_->interrupt_fd(), static_cast<int>(kHotWindow.count()));
+  wire_->wait_for(wire_->interrupt_fd(), static_cast<int>(kHotWindowMs));
 }
 
 // As many as the downtime limit has room for.
 void Source::send_hot_pages(const PageBitmap& hot, PageBitmap& missing) {
   const auto start = Clock::now();
   const std::uint64_t before = report_.pages.sent;
-  const double room_ms = options_.downtime_limit_ms - kAssumedFixedMs;
-  const auto room =
-      static_cast<std::uint64_t>(std::max(0.0, room_ms * rate(sent_ms_ - held_ms_)) / kPageSize);
-  std::uint64_t left = std::max(room, kLeastHot);
+  RoundFacts facts = wishes();
+  facts.unheld_per_ms = rate(sent_ms_ - held_ms_);
+  std::uint64_t left = most_hot_pages(facts);
   std::vector<PageRange> along;
   for (const PageRange& range : hot.ranges()) {
     if (left == 0) break;
@@ -41,9 +35,7 @@ void Source::send_hot_pages(const PageBitmap& hot, PageBitmap& missing) {
   }
   send_chunk(along);
   const std::uint64_t pages = report_.pages.sent - before;
-  report_.rounds.push_back({pages, pages * kPageSize,
-                            std::chrono::duration<double, std::milli>(Clock::now() - start).count(),
-                            missing.count()});
+  report_.rounds.push_back({pages, pages * kPageSize, ms_since(start), missing.count()});
 }
 
 // In the place of the last round: what the rounds have left, all of it where there were none.
@@ -74,7 +66,7 @@ void Source::leave_rest(std::span<const std::byte> state) {
   if (rdma_ != nullptr) rdma_->flush();  // it fails here, or not at all
   server_ = std::make_unique<PageServer>(memory, std::move(missing), options_.max_bandwidth);
   server_->set_pushing(rdma_ == nullptr);
-  report_.last_round_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+  report_.last_round_ms = ms_since(start);
 }
 
 // Until the last page is there, nothing here is given up: only this end has what is missing.
@@ -91,8 +83,7 @@ void Source::serve_rest() {
   const std::uint64_t sent_before = server_->sent();
   const std::uint64_t zero_before = server_->zero();
   const auto take_stock = [&] {
-    report_.postcopy.ms =
-        before_ms + std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+    report_.postcopy.ms = before_ms + ms_since(start);
     report_.postcopy.asked = server_->asked();
   };
   server_->on_progress([this] {

@@ -60,6 +60,13 @@ std::string transport_line(const json& report) {
   return text + '\n';
 }
 
+/// ", compressed to 30 %", or nothing.
+std::string compressed_text(double pages, double wire) {
+  // What goes with the pages is some thousandths of them.
+  if (wire <= 0 || wire >= pages * 0.95) return {};
+  return fmt::format(", compressed to {:.0f} %", wire / pages * 100);
+}
+
 /// What was dirty after the times at which it was looked at, some of them.
 std::string curve_line(const json& curve) {
   if (!curve.is_array() || curve.empty()) return {};
@@ -162,12 +169,7 @@ std::string report_text(const json& report) {
   text += fmt::format("  sent       {} in {} rounds, {}", format_size(whole(bytes, "ram")),
                       rounds.is_array() ? rounds.size() : 0,
                       format_rate(number(report, "throughput_mbps") * 1e6));
-  // What goes with the pages is some thousandths of them.
-  if (const double ram = number(bytes, "ram"), wire = number(bytes, "wire");
-      wire > 0 && wire < ram * 0.95) {
-    text += fmt::format(", compressed to {:.0f} %", wire / ram * 100);
-  }
-  text += '\n';
+  text += compressed_text(number(bytes, "ram"), number(bytes, "wire")) + '\n';
   text += fmt::format("  pages      {} sent, {} of them again; {} zero, {} never touched\n",
                       whole(pages, "sent"), whole(pages, "resent"), whole(pages, "zero"),
                       whole(pages, "hole"));
@@ -197,9 +199,10 @@ std::string dry_run_text(const json& report) {
   std::string text = transport_line(report);
   text += fmt::format("  memory     {} to send, of {} that are in use\n",
                       format_size(whole(ram, "data")), format_size(whole(ram, "populated")));
-  text += fmt::format("  link       {}, by {} that went there in {}\n",
+  text += fmt::format("  link       {}, by {} that went there in {}{}\n",
                       format_rate(number(link, "mbps") * 1e6), format_size(whole(link, "bytes")),
-                      format_time_ms(number(link, "ms")));
+                      format_time_ms(number(link, "ms")),
+                      compressed_text(number(link, "bytes"), number(link, "wire")));
   text += curve_line(part(part(report, "dirty"), "curve"));
   text += fmt::format("  switch     {} beside sending memory, as rehearsed there\n",
                       format_time_ms(number(part(report, "switch_over"), "fixed_ms")));

@@ -245,7 +245,15 @@ TEST(Prediction, SaysNothingOfAMoveThatWouldNotEndSo) {
   const auto followed = predict(now, guest).end;
   ASSERT_TRUE(followed);
   EXPECT_TRUE(followed->post_copy);
-  EXPECT_EQ(followed->downtime_ms, 10);
+  // What it writes in its last 20 ms goes along, as far as the limit has room for it.
+  EXPECT_NEAR(followed->downtime_ms, 10 + 20 * 2, 0.1);
+  now.downtime_limit_ms = 30;
+  EXPECT_NEAR(predict(now, guest).end->downtime_ms, 30, 0.1);
+  now.downtime_limit_ms = 1;  // 64 pages go in any case
+  EXPECT_NEAR(predict(now, guest).end->downtime_ms, 10 + 64 * 4096 / now.unheld_per_ms, 0.1);
+  now = facts();
+  now.timeout_ms = 0;
+  now.rounds = first;
   now.may_post_copy = false;
   now.max_throttle = 90;
   const auto throttled = predict(now, guest).end;

@@ -63,6 +63,8 @@ TEST(DryRunText, HasWhatWasMeasuredAndWhatItMeans) {
         "  predicted  120 ms in 2 rounds, downtime 12 ms  (the limit is 50 ms)\n"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << text;
   }
+  report["link"]["wire"] = 16 << 20;
+  EXPECT_NE(dry_run_text(report).find(" in 67 ms, compressed to 25 %\n"), std::string::npos);
   report["predicted"]["downtime_ms"] = 60;
   EXPECT_NE(dry_run_text(report).find("(more than the limit of 50 ms)"), std::string::npos);
   report["status"] = "would-not-converge";
