@@ -11,6 +11,14 @@ namespace godwit::balancer {
 
 class LoadEstimator {
  public:
+  LoadEstimator() = default;
+  // Goes on where another left off that had seen `samples` of the same load, at least 1.
+  LoadEstimator(const Forecast& forecast, std::uint32_t samples)
+      : fast_(forecast.mean),
+        slow_(forecast.mean),
+        variance_(forecast.variance),
+        samples_(samples) {}
+
   // `sample` in units of capacity. Not finite or negative samples (a lying peer, a clock jump) are
   // taken as 0.
   void add(double sample, const PolicyConfig& policy);

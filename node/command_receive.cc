@@ -177,7 +177,7 @@ class Reception {
     std::string path = socket_path(options_, name_);
     if (dry_run) return require_free(path);
     if (options_.has("predecessor")) path += kNextSocket;  // as long as it has the other
-    auto socket = std::make_unique<ControlSocket>(path, name_);
+    auto socket = std::make_unique<ControlSocket>(path, "a guest named " + name_);
     guest_.emplace(config, consoles_, Guest::Arriving{});
     guest_->set_abandon([path](const std::string& why) {
       fmt::print(stderr, "godwit: receive: {}\n", why);

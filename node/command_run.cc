@@ -30,7 +30,8 @@ int run_command(const Words& words) {
   }
   check_kvm();
   HostEvents::block_signals();
-  auto socket = std::make_unique<ControlSocket>(socket_path(options, config.name), config.name);
+  auto socket = std::make_unique<ControlSocket>(socket_path(options, config.name),
+                                                "a guest named " + config.name);
   Consoles consoles(console);
   Guest guest(config, consoles);
   if (options.on("rdma-pin")) guest.pin_memory();

@@ -13,6 +13,7 @@ enum ExitCode : int {
   kExitPanicked = 6,        // the guest powered off or was stopped, its kernel had panicked
   kExitPostCopyPaused = 7,  // the guest runs at the destination, memory that it lacks is here
   kExitWouldNotConverge = 8,  // a dry run: the move would not end
+  kExitNodeLost = 9,          // the node ended during a move, which goes on without it
   kExitSignal = 128,          // + n: ended by signal n
 };
 

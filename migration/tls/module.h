@@ -3,8 +3,10 @@
 
 #include <openssl/types.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "migration/tls/stream.h"
 #include "migration/tls/tls.h"
@@ -15,6 +17,12 @@ namespace godwit::tls {
 /// "tls") and the cipher that was agreed upon.
 enum class Records { kByUs, kByKernel };
 
+/// What our own certificate says.
+struct OwnCertificate {
+  std::vector<std::string> names;  // the common name, then the DNS names among the alternatives
+  std::int64_t valid_until = 0;    // Unix seconds
+};
+
 class Module {
  public:
   Module() = default;
@@ -22,6 +30,7 @@ class Module {
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
 
+  virtual OwnCertificate own_certificate() const = 0;
   /// For the end that has connected. `name`: what the peer's certificate must say: exactly its
   /// common name, or one of its alternative DNS names or IP addresses; empty for any that the CA
   /// signed. `who` begins messages. The socket must outlive what comes of it, which may outlive

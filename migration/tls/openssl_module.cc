@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <openssl/ssl.h>
 
 #include <stdexcept>
 #include <string_view>
@@ -16,6 +17,11 @@ class OpenSslModule : public Module {
   explicit OpenSslModule(const Files& files) : contexts_(files) {
     TrafficSecrets::prepare(contexts_.client());
     TrafficSecrets::prepare(contexts_.server());
+  }
+
+  OwnCertificate own_certificate() const override {
+    const X509* const certificate = ::SSL_CTX_get0_certificate(contexts_.server());
+    return {names_of(certificate), valid_until(certificate)};
   }
 
   std::unique_ptr<Handshake> connect(int socket, const std::string& name, const std::string& who,

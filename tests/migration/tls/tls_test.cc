@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 
+#include "migration/tls/module.h"
 #include "tests/migration/tls/certificates.h"
 
 namespace godwit::tls {
@@ -42,6 +44,14 @@ class ContextTest : public testing::Test {
 };
 
 TEST_F(ContextTest, TakesGoodFiles) { EXPECT_EQ(complaint(good_), ""); }
+
+TEST_F(ContextTest, KnowsItsNamesAndItsEnd) {
+  const Context context(
+      ca_.make("b", {.name = "b", .also = "DNS:b.example", .valid_to_s = 864'000}));
+  const OwnCertificate own = context.module().own_certificate();
+  EXPECT_EQ(own.names, (std::vector<std::string>{"b", "b.example"}));
+  EXPECT_NEAR(static_cast<double>(own.valid_until - std::time(nullptr)), 864'000, 60);
+}
 
 TEST_F(ContextTest, NamesAMissingFile) {
   const std::string nowhere = folder_ + "nowhere";
