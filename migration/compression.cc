@@ -113,8 +113,10 @@ void CompressionJudge::link(std::uint64_t arrived, std::uint64_t waiting, Clock:
   if (!busy_since_) {
     busy_since_ = {arrived, now};
   } else if (now - busy_since_->when >= kLongEnough) {
-    const double rate =
-        static_cast<double>(arrived - busy_since_->arrived) / seconds(now - busy_since_->when);
+    // Under TLS what waits is a little more than was said: it may seem to be less than before.
+    const auto more =
+        std::max<std::int64_t>(static_cast<std::int64_t>(arrived - busy_since_->arrived), 0);
+    const double rate = static_cast<double>(more) / seconds(now - busy_since_->when);
     link_ = link_ == kUnbounded ? rate : blend(link_, rate);
     busy_since_ = {arrived, now};
   }

@@ -60,9 +60,10 @@ void Destination::warm_up() noexcept { load_rdma_drivers(); }
 
 std::unique_ptr<vmm::Machine> Destination::run() {
   wire_.set_deadline(Wire::Clock::now() + std::chrono::milliseconds(kHelloTimeoutMs));
+  const bool as_wanted = !options_.tls || wire_.accept_tls(*options_.tls);
   wire_.greet();
   try {
-    prepare();
+    prepare(as_wanted);
     if (dry_run_) {
       rehearse();
     } else {
@@ -110,7 +111,7 @@ void Destination::deny_to_source(const sys::EventFd& stop) {
   hold_.reset();
   machine_.reset();
   const Wire closed = std::move(wire_);  // a Commit that is in it will never be read
-  answer_source({std::move(options_.listener), token_}, MessageKind::kNever,
+  answer_source({std::move(options_.listener), token_, options_.tls}, MessageKind::kNever,
                 encode_reason("it never heard the commit"), stop,
                 std::chrono::steady_clock::now() + kAskPatience);
 }
@@ -125,7 +126,7 @@ void Destination::interrupt() {
 }
 
 // Builds the machine in the shape the peer names, and the channel that it chooses.
-void Destination::prepare() {
+void Destination::prepare(bool as_wanted) {
   const FrameHeader header = wire_.receive_header(kHelloTimeoutMs);
   const auto introduction = wire_.receive_payload(header);
   if (header.kind == MessageKind::kResume) {
@@ -133,6 +134,11 @@ void Destination::prepare() {
   }
   if (header.kind != MessageKind::kHello) {
     throw ChannelError(fmt::format("the peer sent {}, Hello was due", kind_name(header.kind)));
+  }
+  if (!as_wanted) {
+    throw ChannelError(
+        "the source does not use TLS, and guests come here by nothing else: say godwit migrate "
+        "--tls-cert, --tls-key and --tls-ca");
   }
   Hello hello = decode_hello(introduction);
   introduced_ = true;
@@ -180,7 +186,7 @@ void Destination::prepare() {
   if (options_.listener && hello.streams > 1 && !shared_ram) {
     accept.streams = hello.streams;
     accept.join = random_token();
-    door.emplace(options_.listener.get(), accept.join, accept.streams - 1);
+    door.emplace(options_.listener.get(), accept.join, accept.streams - 1, options_.tls);
   }
   wire_.send_json(MessageKind::kAccept, encode(accept));
   if (door) door->await_frame(wire_, kHelloTimeoutMs);
@@ -337,8 +343,8 @@ void Destination::take_guest() {
   released.wait();
   channel_.reset();
   wire_.set_deadline(std::nullopt);
-  witness_ = std::make_unique<Witness>(std::move(wire_),
-                                       Comeback{std::move(options_.listener), token_}, running);
+  witness_ = std::make_unique<Witness>(
+      std::move(wire_), Comeback{std::move(options_.listener), token_, options_.tls}, running);
 }
 
 void Destination::let_run() {
@@ -366,7 +372,7 @@ void Destination::take_guest_without_its_memory(Handover handover) {
     const std::lock_guard lock(mutex_);
     post_copy_ = std::make_unique<PostCopy>(
         std::move(wire_), machine_->memory(), std::move(*handover.missing),
-        Comeback{duplicate(options_.listener), token_}, std::move(offer));
+        Comeback{duplicate(options_.listener), token_, options_.tls}, std::move(offer));
   }
   machine_->restore(handover.state);
   machine_->lock_disks();

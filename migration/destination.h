@@ -34,6 +34,8 @@ struct DestinationOptions {
   /// The listening socket that `connection` came by, where a source comes back to that has lost it;
   /// or none, then it cannot.
   sys::UniqueFd listener = {};
+  /// A source has to use TLS; null: it must not.
+  std::shared_ptr<const tls::Context> tls = {};
   /// All of RAM is registered for RDMA before the move begins, rather than what comes, as it comes.
   bool pin = false;
   /// Called once RAM is complete and before the state is restored (which writes kvmclock's pages):
@@ -85,7 +87,7 @@ class Destination {
     std::vector<std::byte> state;
   };
 
-  void prepare();
+  void prepare(bool as_wanted);
   void rehearse();
   std::future<void> restore_and_seal(std::span<const std::byte> state);
   void begin_anew(const Message& begin);

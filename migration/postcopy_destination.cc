@@ -268,7 +268,7 @@ bool PostCopy::await_source() {
 
 /// Whether this is the source that comes back.
 bool PostCopy::take_source(sys::UniqueFd connection) try {
-  std::optional<Wire> taken = migration::take_source(std::move(connection), comeback_.token);
+  std::optional<Wire> taken = migration::take_source(std::move(connection), comeback_);
   if (!taken) return false;
   auto wire = std::make_unique<Wire>(std::move(*taken));
   wire->set_deadline(Wire::Clock::now() + kResumeTimeout);

@@ -37,6 +37,7 @@ json to_json(const Report& report) {
           {"transport", report.transport},
           {"transport_reason", report.transport_reason},
           {"streams", report.streams},
+          {"tls", report.tls},
           {"rdma_ports", report.rdma_ports.size()},
           {"total_ms", report.total_ms},
           {"setup_ms", report.setup_ms},

@@ -33,6 +33,7 @@ struct Report {
   std::string transport_reason;
   unsigned streams = 1;              // connections, or queue pairs, that carried pages
   std::vector<unsigned> rdma_ports;  // that the source used, the first that of the connection
+  std::string tls = "none";  // who encrypted them here: "kernel", "user" (this process) or "none"
   double total_ms = 0;
   double setup_ms = 0;     // until the first page could be sent
   double downtime_ms = 0;  // from the pause to the destination's word that the guest runs

@@ -262,6 +262,7 @@ void Source::cancel() {
   const std::lock_guard lock(mutex_);
   if (committed_) return;
   cancelled_ = true;
+  given_up_.signal();
   if (wire_) wire_->interrupt();
 }
 

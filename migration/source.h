@@ -8,6 +8,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@
 #include "migration/protocol.h"
 #include "migration/report.h"
 #include "migration/throttle.h"
+#include "migration/tls/tls.h"
 #include "migration/wire.h"
 #include "vmm/machine.h"
 #include "vmm/sys/event_fd.h"
@@ -49,6 +51,8 @@ struct SourceOptions {
   unsigned rdma_ports = 1;   // of RDMA devices, up to kMaxRdmaPorts, where both ends have as many
   unsigned queue_pairs = 0;  // of each, up to kMaxQueuePairs; 0: by what the link carries
   const PinnedMemory* pinned = nullptr;  // of the machine; outlives the Source
+  std::optional<tls::Files> tls = {};    // all connections go by TLS
+  std::string tls_name = {};             // what the destination's certificate must say
 };
 
 class Source {
@@ -156,6 +160,7 @@ class Source {
   memory::PageBitmap pending_;  // pages of the round that has not ended
   memory::PageBitmap sent_;     // pages that the destination may have as something else than zero
 
+  Security security_;  // where it goes by TLS
   std::unique_ptr<Wire> wire_;
   std::unique_ptr<Channel> channel_;
   RdmaChannel* rdma_ = nullptr;  // channel_, where it goes by that
@@ -180,6 +185,7 @@ class Source {
   std::uint64_t sent_before_ = 0;  // bytes that another transport has sent, which has failed
 
   std::atomic<bool> cancelled_ = false;
+  sys::EventFd given_up_;     // readable then
   mutable std::mutex mutex_;  // guards progress_, and wire_'s being there for cancel()
   Progress progress_;
 };

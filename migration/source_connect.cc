@@ -18,14 +18,19 @@ using std::chrono::milliseconds;
 
 namespace {
 constexpr milliseconds kConnectTimeout{5000};
+constexpr milliseconds kMeetTimeout{5000};
 constexpr int kSetUpTimeoutMs = 20000;  // the destination builds a machine
 constexpr milliseconds kComebackTimeout{10'000};
 constexpr unsigned kMostByDefault = 4;  // streams
 }  // namespace
 
 void Source::connect() {
-  auto wire = std::make_unique<Wire>(shared_ram_ ? Wire(std::move(successor_))
-                                                 : Wire::connect(options_.to, kConnectTimeout));
+  if (options_.tls) {
+    security_ = {std::make_shared<const tls::Context>(*options_.tls), options_.tls_name};
+  }
+  auto wire = std::make_unique<Wire>(
+      shared_ram_ ? Wire(std::move(successor_))
+                  : Wire::connect(options_.to, kConnectTimeout, given_up_.fd()));
   {
     const std::lock_guard lock(mutex_);
     wire_ = std::move(wire);
@@ -36,7 +41,8 @@ void Source::connect() {
         began_ + std::chrono::microseconds(static_cast<std::int64_t>(options_.timeout_ms * 1000)));
   }
   set_phase("preparing");
-  wire_->greet();
+  wire_->meet(security_, kMeetTimeout);
+  report_.tls = wire_->tls();
   choose_transport(*wire_);
   report_.transport = channel_->name();
   wire_->send_json(
@@ -78,6 +84,8 @@ void Source::choose_transport(Wire& wire) {
     why_not = "the same host";
   } else if (options_.transport == Transport::kTcp) {
     why_not = "asked for";
+  } else if (options_.transport == Transport::kAuto && security_.context) {
+    why_not = "it does not encrypt; --transport rdma goes by it all the same";
   } else {
     try {
       if (options_.pinned == nullptr) require_memlock(hello.data_bytes);
@@ -108,7 +116,8 @@ void Source::choose_transport(Wire& wire) {
   report_.transport_reason =
       options_.transport == Transport::kTcp ? why_not : "no RDMA: " + why_not;
   std::vector<Wire> streams =
-      join_streams(options_.to, accept.join, std::min(accept.streams, hello.streams) - 1);
+      join_streams(options_.to, accept.join, std::min(accept.streams, hello.streams) - 1, security_,
+                   given_up_.fd());
   stop_if_cancelled();
   report_.streams = static_cast<unsigned>(streams.size() + 1);
   channel_ = std::make_unique<TcpChannel>(wire, memory, Role::kSource, std::move(streams),

@@ -105,7 +105,7 @@ void Source::call_back(milliseconds to_connect, milliseconds to_answer) {
     wire_ = std::move(wire);
   }
   wire_->set_deadline(Clock::now() + to_answer);
-  wire_->greet();
+  wire_->meet(security_, to_answer);
   wire_->send_json(MessageKind::kResume, encode(Resume{token_, false, {}}));
 }
 

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <array>
@@ -13,6 +14,7 @@
 #include <iterator>
 #include <utility>
 
+#include "migration/tls/module.h"
 #include "vmm/sys/error.h"
 
 namespace godwit::migration {
@@ -41,10 +43,12 @@ bool same_token(const char* shown, const std::string& token) {
 
 }  // namespace
 
-StreamDoor::StreamDoor(int listener, std::string token, std::size_t count)
+StreamDoor::StreamDoor(int listener, std::string token, std::size_t count,
+                       std::shared_ptr<const tls::Context> tls)
     : listener_(listener),
       token_(std::move(token)),
       count_(count),
+      tls_(std::move(tls)),
       epoll_(sys::check(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")) {
   // They come at once, and in vain where the queue is full: its length can be changed later, too.
   sys::check(::listen(listener, kMaxStreams), "listen");
@@ -54,40 +58,70 @@ StreamDoor::StreamDoor(int listener, std::string token, std::size_t count)
 void StreamDoor::accept_some() {
   pollfd more{listener_, POLLIN, 0};
   while (::poll(&more, 1, 0) == 1) {
-    sys::UniqueFd socket(::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!socket) return;
-    const Preamble mine;  // an empty socket takes all of it
-    if (::send(socket.get(), &mine, sizeof mine, MSG_NOSIGNAL) != sizeof mine) continue;
+    Guest guest;
+    guest.socket.reset(::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!guest.socket) return;
+    if (tls_) {
+      guest.handshake =
+          tls_->module().accept(guest.socket.get(), "the source", tls::Records::kByKernel);
+    } else if (!greet(guest)) {
+      continue;
+    }
     if (waiting_.size() == kMaxWaiting) waiting_.pop_front();
-    watch(epoll_, socket.get());
-    waiting_.push_back({std::move(socket), {}});
+    watch(epoll_, guest.socket.get());
+    waiting_.push_back(std::move(guest));
   }
+}
+
+/// An empty socket takes all of it.
+bool StreamDoor::greet(Guest& guest) {
+  Preamble mine;
+  const iovec part{&mine, sizeof mine};
+  const ssize_t sent = guest.stream ? guest.stream->send({&part, 1})
+                                    : ::send(guest.socket.get(), &mine, sizeof mine, MSG_NOSIGNAL);
+  return sent == sizeof mine;
 }
 
 /// False when it is to be dropped or has been taken: done with either way.
 bool StreamDoor::hear(Guest& guest) {
-  std::array<std::byte, kIntroduction> buffer;
-  const std::size_t due = kIntroduction - guest.said.size();
-  const ssize_t got = ::recv(guest.socket.get(), buffer.data(), due, MSG_DONTWAIT);
-  if (got < 0) return errno == EAGAIN || errno == EINTR;
-  if (got == 0) return false;
-  guest.said.insert(guest.said.end(), buffer.begin(), buffer.begin() + got);
-  if (guest.said.size() < kIntroduction) return true;
+  try {
+    if (guest.handshake) {
+      if (guest.handshake->step() != 0) return true;
+      guest.stream = guest.handshake->finish();
+      guest.handshake.reset();
+      if (!greet(guest)) return false;
+    }
+    while (guest.said.size() < kIntroduction) {
+      std::array<std::byte, kIntroduction> buffer;
+      const iovec part{buffer.data(), kIntroduction - guest.said.size()};
+      const ssize_t got =
+          guest.stream ? guest.stream->receive({&part, 1}) : ::readv(guest.socket.get(), &part, 1);
+      if (got < 0) return errno == EAGAIN || errno == EINTR;
+      if (got == 0) return false;
+      guest.said.insert(guest.said.end(), buffer.begin(), buffer.begin() + got);
+    }
+  } catch (const tls::Error&) {
+    return false;
+  }
+  if (is_known(guest.said) && joined_.size() < count_) {
+    ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, guest.socket.get(), nullptr);
+    joined_.emplace_back(std::move(guest.socket), std::move(guest.stream));
+  }
+  return false;
+}
+
+bool StreamDoor::is_known(std::span<const std::byte> said) const {
   Preamble preamble;
   FrameHeader header;
   Join join;
-  const std::byte* at = guest.said.data();
+  const std::byte* at = said.data();
   std::memcpy(&preamble, at, sizeof preamble);
   std::memcpy(&header, at + sizeof preamble, sizeof header);
   std::memcpy(&join, at + sizeof preamble + sizeof header, sizeof join);
-  if (std::memcmp(preamble.magic, Preamble{}.magic, sizeof preamble.magic) == 0 &&
-      preamble.version == kProtocolVersion && header.magic == FrameHeader::kMagic &&
-      header.kind == MessageKind::kJoin && header.length == sizeof join &&
-      same_token(join.token, token_) && joined_.size() < count_) {
-    ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, guest.socket.get(), nullptr);
-    joined_.emplace_back(std::move(guest.socket));
-  }
-  return false;
+  return std::memcmp(preamble.magic, Preamble{}.magic, sizeof preamble.magic) == 0 &&
+         preamble.version == kProtocolVersion && header.magic == FrameHeader::kMagic &&
+         header.kind == MessageKind::kJoin && header.length == sizeof join &&
+         same_token(join.token, token_);
 }
 
 // Waits once, for whatever comes first.
@@ -137,18 +171,18 @@ std::vector<Wire> StreamDoor::take(Wire& wire, std::size_t count) {
   return taken;
 }
 
-std::vector<Wire> join_streams(const std::string& to, const std::string& token, std::size_t count) {
+std::vector<Wire> join_streams(const std::string& to, const std::string& token, std::size_t count,
+                               const Security& security, int stop) {
   std::vector<Wire> streams;
   Join join;
   std::memcpy(join.token, token.data(), std::min(token.size(), sizeof join.token));
   try {
-    while (streams.size() < count) {
+    pollfd stopped{stop, POLLIN, 0};
+    while (streams.size() < count && ::poll(&stopped, 1, 0) == 0) {
       const auto timeout = std::chrono::milliseconds(800);  // a cancel waits for it
-      Wire stream = Wire::connect(to, timeout);
-      stream.set_deadline(Wire::Clock::now() + timeout);
-      stream.greet();
+      Wire stream = Wire::connect(to, timeout, stop);
+      stream.meet(security, timeout);
       stream.send({.kind = MessageKind::kJoin}, std::as_bytes(std::span(&join, 1)));
-      stream.set_deadline(std::nullopt);
       streams.push_back(std::move(stream));
     }
   } catch (const ChannelError&) {

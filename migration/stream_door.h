@@ -3,10 +3,14 @@
 
 #include <cstddef>
 #include <list>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "migration/protocol.h"
+#include "migration/tls/stream.h"
+#include "migration/tls/tls.h"
 #include "migration/wire.h"
 #include "vmm/sys/unique_fd.h"
 
@@ -16,8 +20,10 @@ namespace godwit::migration {
 /// those that show the token. Whoever else comes is dropped, and holds up nobody.
 class StreamDoor {
  public:
-  /// `listener`: the listening socket, which must outlive it. At most `count` are taken.
-  StreamDoor(int listener, std::string token, std::size_t count);
+  /// `listener`: the listening socket, which must outlive it. At most `count` are taken. `tls`:
+  /// they go by that; or null.
+  StreamDoor(int listener, std::string token, std::size_t count,
+             std::shared_ptr<const tls::Context> tls);
 
   /// Takes what comes until `wire` has a frame, at most for `timeout_ms`; throws ChannelError.
   void await_frame(Wire& wire, int timeout_ms);
@@ -28,22 +34,28 @@ class StreamDoor {
  private:
   struct Guest {
     sys::UniqueFd socket;
+    std::unique_ptr<tls::Handshake> handshake;  // as long as it goes on
+    std::unique_ptr<tls::Stream> stream;        // by TLS, after that
     std::vector<std::byte> said;
   };
   void accept_some();
   bool hear(Guest& guest);
+  static bool greet(Guest& guest);
+  bool is_known(std::span<const std::byte> said) const;
   void look(Wire& wire, int timeout_ms);
 
   const int listener_;
   const std::string token_;
   const std::size_t count_;
+  const std::shared_ptr<const tls::Context> tls_;
   sys::UniqueFd epoll_;
   std::list<Guest> waiting_;  // have not shown the token yet; the oldest first
   std::vector<Wire> joined_;
 };
 
-/// The source's: opens up to `count` connections to where the first one went. Fewer where one
-/// cannot be had.
-std::vector<Wire> join_streams(const std::string& to, const std::string& token, std::size_t count);
+/// The source's: opens up to `count` connections to where the first one went, by TLS if that did.
+/// Fewer where one cannot be had, or once `stop` is readable.
+std::vector<Wire> join_streams(const std::string& to, const std::string& token, std::size_t count,
+                               const Security& security, int stop = -1);
 
 }  // namespace godwit::migration

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/sockios.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -16,7 +15,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstring>
-#include <memory>
+#include <utility>
 
 #include "vmm/sys/error.h"
 
@@ -27,12 +26,6 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kPingEvery{200};
-
-[[noreturn]] void fail_errno(const char* doing) {
-  if (errno == EPIPE || errno == ECONNRESET) throw ChannelError("the peer closed the connection");
-  if (errno == ETIMEDOUT) throw ChannelError("the peer no longer answers: the link is cut");
-  throw ChannelError(fmt::format("{}: {}", doing, std::strerror(errno)));
-}
 
 void set_option(int fd, int level, int name, int value) {
   ::setsockopt(fd, level, name, &value, sizeof value);  // a UNIX socket (tests) has none of these
@@ -51,6 +44,16 @@ std::span<iovec> drop_front(std::span<iovec> parts, std::size_t done) {
   return parts;
 }
 
+/// What TLS complains of is the peer's fault, or ours in its eyes.
+template <typename Call>
+auto of_tls(Call call) {
+  try {
+    return call();
+  } catch (const tls::Error& error) {
+    throw ChannelError(error.what());
+  }
+}
+
 int left_ms(std::optional<Wire::Clock::time_point> deadline) {
   if (!deadline) return -1;
   const auto left = std::chrono::ceil<milliseconds>(*deadline - Wire::Clock::now()).count();
@@ -59,44 +62,17 @@ int left_ms(std::optional<Wire::Clock::time_point> deadline) {
 
 }  // namespace
 
-Wire::Wire(sys::UniqueFd socket) : socket_(std::move(socket)) {
+Wire::Wire(sys::UniqueFd socket, std::unique_ptr<tls::Stream> stream)
+    : socket_(std::move(socket)), tls_(std::move(stream)) {
   const int flags = sys::check(::fcntl(fd(), F_GETFL), "fcntl");
   sys::check(::fcntl(fd(), F_SETFL, flags | O_NONBLOCK), "fcntl");
   set_option(fd(), IPPROTO_TCP, TCP_NODELAY, 1);
+  // Where nothing of ours is on its way, as in the middle of a frame of the peer's, a cut link
+  // shows by these.
+  set_option(fd(), SOL_SOCKET, SO_KEEPALIVE, 1);
+  set_option(fd(), IPPROTO_TCP, TCP_KEEPIDLE, 1);
+  set_option(fd(), IPPROTO_TCP, TCP_KEEPINTVL, 1);
   set_patience(kPatience);
-}
-
-Wire Wire::connect(const std::string& host_port, milliseconds timeout, int stop) {
-  const auto colon = host_port.rfind(':');
-  if (colon == std::string::npos) throw ChannelError(host_port + ": must be HOST:PORT");
-  std::string host = host_port.substr(0, colon);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']')
-    host = host.substr(1, host.size() - 2);
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* raw = nullptr;
-  const int error = ::getaddrinfo(host.c_str(), host_port.c_str() + colon + 1, &hints, &raw);
-  if (error != 0) throw ChannelError(fmt::format("{}: {}", host_port, ::gai_strerror(error)));
-  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> list(raw, ::freeaddrinfo);
-
-  std::string why = "no address";
-  const auto deadline = Clock::now() + timeout;
-  for (const addrinfo* at = raw; at != nullptr; at = at->ai_next) {
-    sys::UniqueFd socket(::socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!socket) continue;
-    int result = ::connect(socket.get(), at->ai_addr, at->ai_addrlen) == 0 ? 0 : errno;
-    if (result == EINPROGRESS) {
-      std::array<pollfd, 2> polls{{{socket.get(), POLLOUT, 0}, {stop, POLLIN, 0}}};
-      result = ::poll(polls.data(), polls.size(), left_ms(deadline)) > 0 ? 0 : ETIMEDOUT;
-      if (polls[1].revents != 0) throw ChannelError("interrupted");
-      socklen_t size = sizeof result;
-      if (result == 0) ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &result, &size);
-    }
-    if (result == 0) return Wire(std::move(socket));
-    why = std::strerror(result);
-  }
-  throw ChannelError(
-      fmt::format("cannot connect to {}: {}: does `godwit receive` listen there?", host_port, why));
 }
 
 void Wire::set_patience(milliseconds patience) {
@@ -104,44 +80,50 @@ void Wire::set_patience(milliseconds patience) {
   set_option(fd(), IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(patience.count()));
 }
 
-void Wire::greet() {
-  const Preamble mine;
-  iovec part{const_cast<Preamble*>(&mine), sizeof mine};
-  while (::sendmsg(fd(), std::array<msghdr, 1>{msghdr{nullptr, 0, &part, 1, nullptr, 0, 0}}.data(),
-                   MSG_NOSIGNAL) < 0) {
-    if (errno != EAGAIN && errno != EINTR) fail_errno("greet the peer");
-    wait(POLLOUT);
-  }
-  Preamble theirs;
-  receive_exactly(std::as_writable_bytes(std::span(&theirs, 1)));
-  if (std::memcmp(theirs.magic, mine.magic, sizeof mine.magic) != 0) {
-    throw ChannelError("the peer is not Godwit: what it sent is not Godwit's protocol");
-  }
-  if (theirs.version != mine.version) {
-    throw ChannelError(
-        fmt::format("the peer speaks version {} of the protocol, this is version {}: "
-                    "run the same Godwit on both hosts",
-                    theirs.version, mine.version));
-  }
+/// False when none of `events` came within `most_ms`; negative: as long as the deadline allows.
+bool Wire::poll_socket(short events, int most_ms) {
+  const int left = left_ms(deadline_);
+  if (left == 0) throw ChannelError("timed out waiting for the peer");
+  std::array<pollfd, 2> polls{{{fd(), events, 0}, {interrupt_.fd(), POLLIN, 0}}};
+  const int wait_ms = most_ms < 0 ? left : left < 0 ? most_ms : std::min(left, most_ms);
+  const int ready = ::poll(polls.data(), polls.size(), wait_ms);
+  if (ready < 0 && errno != EINTR) sys::throw_errno("poll");
+  if (ready > 0 && polls[1].revents != 0) throw ChannelError("interrupted");
+  return ready > 0;
 }
 
 void Wire::wait(short events) {
-  const int slice_ms = static_cast<int>(kPingEvery.count());
-  for (;;) {
-    std::array<pollfd, 2> polls{{{fd(), events, 0}, {interrupt_.fd(), POLLIN, 0}}};
-    const int left = left_ms(deadline_);
-    // A peer that cannot get rid of its Pings may be what keeps us from sending.
-    const bool sliced = events == POLLOUT && (left < 0 || left > slice_ms);
-    const int ready = ::poll(polls.data(), polls.size(), sliced ? slice_ms : left);
-    if (ready == 0 && sliced) {
-      heed_peer();
-      continue;
-    }
-    if (ready < 0 && errno != EINTR) sys::throw_errno("poll");
-    if (polls[1].revents != 0 && ready > 0) throw ChannelError("interrupted");
-    if (ready > 0) return;
-    if (ready == 0) throw ChannelError("timed out waiting for the peer");
+  // A peer that cannot get rid of its Pings may be what keeps us from sending.
+  const bool heeds = events == POLLOUT;
+  while (!poll_socket(events, heeds ? static_cast<int>(kPingEvery.count()) : -1)) {
+    if (heeds) heed_peer();
   }
+}
+
+/// As sendmsg(2).
+ssize_t Wire::try_send(std::span<iovec> parts) {
+  if (tls_) {
+    return of_tls([&] { return tls_->send(parts); });
+  }
+  msghdr message{};
+  message.msg_iov = parts.data();
+  message.msg_iovlen = std::min<std::size_t>(parts.size(), IOV_MAX);
+  return ::sendmsg(fd(), &message, MSG_NOSIGNAL);
+}
+
+/// As readv(2).
+ssize_t Wire::try_receive(std::span<iovec> parts) {
+  if (tls_) {
+    return of_tls([&] { return tls_->receive(parts); });
+  }
+  const auto count = std::min<std::size_t>(parts.size(), IOV_MAX);
+  return ::readv(fd(), parts.data(), static_cast<int>(count));
+}
+
+void Wire::fail(const char* doing) {
+  if (errno == EPIPE || errno == ECONNRESET) throw ChannelError("the peer closed the connection");
+  if (errno == ETIMEDOUT) throw ChannelError("the peer no longer answers: the link is cut");
+  throw ChannelError(fmt::format("{}: {}", doing, std::strerror(errno)));
 }
 
 void Wire::send(FrameHeader header, std::span<const std::byte> payload) {
@@ -158,10 +140,7 @@ void Wire::send_parts(FrameHeader header, std::span<iovec> parts) {
   for (const iovec& part : parts.subspan(1)) header.length += part.iov_len;
   parts[0] = {&header, sizeof header};
   while (!parts.empty()) {
-    msghdr message{};
-    message.msg_iov = parts.data();
-    message.msg_iovlen = std::min<std::size_t>(parts.size(), IOV_MAX);
-    const ssize_t sent = ::sendmsg(fd(), &message, MSG_NOSIGNAL);
+    const ssize_t sent = try_send(parts);
     if (sent < 0) {
       if (errno != EAGAIN && errno != EINTR) fail_send();
       wait(POLLOUT);
@@ -185,6 +164,7 @@ bool Wire::wait_for(int fd_to_watch, int timeout_ms) {
     // The connection itself is watched for its end only: what it has to say is somebody else's
     // turn.
     const bool own = fd_to_watch == fd();
+    if (own && tls_ && readable()) return true;
     std::array<pollfd, 3> polls{
         {{fd_to_watch, POLLIN, 0}, {interrupt_.fd(), POLLIN, 0}, {own ? -1 : fd(), POLLRDHUP, 0}}};
     int wait_ms = static_cast<int>(kPingEvery.count());
@@ -194,8 +174,11 @@ bool Wire::wait_for(int fd_to_watch, int timeout_ms) {
     if (ready < 0 && errno != EINTR) sys::throw_errno("poll");
     if (ready > 0) {
       if (polls[1].revents != 0) throw ChannelError("interrupted");
-      if (polls[0].revents != 0) return true;
-      require_peer();
+      if (polls[0].revents == 0) {
+        require_peer();
+      } else if (!own || !tls_) {  // part of a TLS record says nothing yet
+        return true;
+      }
     }
     if (deadline_ && Clock::now() >= *deadline_)
       throw ChannelError("timed out waiting for the peer");
@@ -208,17 +191,19 @@ void Wire::fail_send() {
   const int error = errno;
   heed_peer();
   errno = error;
-  fail_errno("send to the peer");
+  fail("send to the peer");
 }
 
 void Wire::heed_peer() {
   while (!early_ && readable()) {
+    FrameHeader header;
+    const auto bytes = std::as_writable_bytes(std::span(&header, 1));
+    iovec begin{bytes.data(), bytes.size()};
+    const ssize_t got = try_receive({&begin, 1});
+    if (got <= 0) return;
     // To its end: a torn header left unread would hold a whole segment in the receive buffer, and
     // with it the peer.
-    FrameHeader header;
-    std::byte probe{};
-    if (::recv(fd(), &probe, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) return;
-    receive_exactly(std::as_writable_bytes(std::span(&header, 1)));
+    receive_exactly(bytes.subspan(static_cast<std::size_t>(got)));
     const bool gave_up = header.kind == MessageKind::kRefuse || header.kind == MessageKind::kAbort;
     const bool sound =
         header.magic == FrameHeader::kMagic && header.length <= max_payload(header.kind);
@@ -261,8 +246,11 @@ void Wire::require_peer() {
   if (::poll(&poll, 1, 0) == 1) throw ChannelError("the peer closed the connection");
 }
 
-bool Wire::readable() const {
+bool Wire::readable() {
   if (early_) return true;
+  if (tls_) {
+    return of_tls([&] { return tls_->readable(); });
+  }
   pollfd poll{fd(), POLLIN, 0};
   return ::poll(&poll, 1, 0) == 1;
 }
@@ -295,11 +283,10 @@ void Wire::receive_exactly(std::span<std::byte> into) {
 void Wire::receive_parts(std::span<iovec> parts) {
   parts = drop_front(parts, 0);
   while (!parts.empty()) {
-    const ssize_t got =
-        ::readv(fd(), parts.data(), static_cast<int>(std::min<std::size_t>(parts.size(), IOV_MAX)));
+    const ssize_t got = try_receive(parts);
     if (got == 0) throw ChannelError("the peer closed the connection");
     if (got < 0) {
-      if (errno != EAGAIN && errno != EINTR) fail_errno("receive from the peer");
+      if (errno != EAGAIN && errno != EINTR) fail("receive from the peer");
       wait(POLLIN);
       continue;
     }

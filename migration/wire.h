@@ -1,16 +1,20 @@
-// The TCP connection of a move: framed, with one interrupt and one deadline over all that blocks.
-// Used by one thread, but for interrupt(). Everything throws ChannelError when the peer is gone,
-// the link is cut, the deadline passes, the peer breaks the framing, or interrupt() was called.
+// The TCP connection of a move: framed, under TLS where that is wanted, with one interrupt and one
+// deadline over all that blocks. Used by one thread, but for interrupt(). Everything throws
+// ChannelError when the peer is gone, the link is cut, the deadline passes, the peer breaks the
+// framing or TLS, or interrupt() was called.
 #pragma once
 
 #include <chrono>
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 
 #include "migration/channel.h"
 #include "migration/protocol.h"
+#include "migration/tls/stream.h"
+#include "migration/tls/tls.h"
 #include "vmm/sys/event_fd.h"
 #include "vmm/sys/unique_fd.h"
 
@@ -18,13 +22,19 @@ struct iovec;
 
 namespace godwit::migration {
 
+/// How the end that connects secures its connections; without a context it does not.
+struct Security {
+  std::shared_ptr<const tls::Context> context;
+  std::string name;  // what the destination's certificate must say; empty: any that the CA signed
+};
+
 class Wire {
  public:
   using Clock = std::chrono::steady_clock;
   static constexpr std::chrono::milliseconds kPatience{3000};  // at first; see set_patience()
 
-  /// Takes a connected TCP (or, in tests, UNIX stream) socket.
-  explicit Wire(sys::UniqueFd socket);
+  /// Takes a connected TCP (or, in tests, UNIX stream) socket; under TLS already with `stream`.
+  explicit Wire(sys::UniqueFd socket, std::unique_ptr<tls::Stream> stream = nullptr);
   /// Connects to HOST:PORT (IPv6 in brackets); throws ChannelError with the reason. `stop`: given
   /// up as soon as it is readable.
   static Wire connect(const std::string& host_port, std::chrono::milliseconds timeout,
@@ -34,8 +44,14 @@ class Wire {
   int fd() const { return socket_.get(); }
   int interrupt_fd() const { return interrupt_.fd(); }
 
+  /// Of the end that has connected: TLS, where it goes by that, and greet(), within `timeout`.
+  void meet(const Security& security, std::chrono::milliseconds timeout);
+  /// Of the end that has accepted. False, and nothing read, when the peer does not begin with TLS.
+  bool accept_tls(const tls::Context& context);
   /// Exchanges preambles; throws naming what the peer is not.
   void greet();
+  /// Who encrypts: "kernel", "user" (this process), or "none".
+  const char* tls() const;
 
   /// Everything that blocks longer than this fails; nullopt: never.
   void set_deadline(std::optional<Clock::time_point> deadline) { deadline_ = deadline; }
@@ -57,7 +73,7 @@ class Wire {
   /// Reads into several buffers; `parts` is consumed.
   void receive_parts(std::span<iovec> parts);
   std::vector<std::byte> receive_payload(const FrameHeader& header);
-  bool readable() const;
+  bool readable();
 
   /// For the end that sends pages and expects no answer meanwhile: drops the Pings that came
   /// (unread they would fill the peer's send buffer and stop it) and throws with the reason if the
@@ -82,11 +98,19 @@ class Wire {
   std::uint64_t bytes_sent() const { return bytes_sent_; }
 
  private:
+  void shake_hands(tls::Handshake& handshake, const char* who);
+  std::byte first_byte();
+  void linger() noexcept;
+  ssize_t try_send(std::span<iovec> parts);
+  ssize_t try_receive(std::span<iovec> parts);
+  bool poll_socket(short events, int most_ms);
   void wait(short events);
+  [[noreturn]] static void fail(const char* doing);
   [[noreturn]] void fail_send();
   void ping_if_due();
 
   sys::UniqueFd socket_;
+  std::unique_ptr<tls::Stream> tls_;
   sys::EventFd interrupt_;
   std::optional<FrameHeader> early_;  // read by heed_peer(), for receive_header()
   std::optional<Clock::time_point> deadline_;

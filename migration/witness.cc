@@ -37,13 +37,14 @@ sys::UniqueFd next_visitor(int listener, const sys::EventFd& stop,
 
 }  // namespace
 
-std::optional<Wire> take_source(sys::UniqueFd connection, const std::string& token) try {
+std::optional<Wire> take_source(sys::UniqueFd connection, const Comeback& comeback) try {
   Wire wire(std::move(connection));
   wire.set_deadline(Wire::Clock::now() + kIntroduction);
+  if (comeback.tls && !wire.accept_tls(*comeback.tls)) return std::nullopt;
   wire.greet();
   const FrameHeader header = wire.receive_header(-1);
   const auto payload = wire.receive_payload(header);
-  if (header.kind != MessageKind::kResume || decode_resume(payload).token != token) {
+  if (header.kind != MessageKind::kResume || decode_resume(payload).token != comeback.token) {
     wire.send_json(MessageKind::kRefuse, encode_reason("a guest waits here for another source"));
     return std::nullopt;
   }
@@ -60,7 +61,7 @@ void answer_source(const Comeback& comeback, MessageKind word, const std::string
     sys::UniqueFd connection = next_visitor(comeback.listener.get(), stop, until);
     if (!connection) return;
     try {
-      std::optional<Wire> wire = take_source(std::move(connection), comeback.token);
+      std::optional<Wire> wire = take_source(std::move(connection), comeback);
       if (!wire) continue;
       wire->send_json(word, text);
       if (wire->receive_header(kHearTimeoutMs).kind == MessageKind::kArrived) return;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <memory>
 #include <optional>
 #include <string>
 #include <thread>
@@ -18,10 +19,11 @@ namespace godwit::migration {
 struct Comeback {
   sys::UniqueFd listener;  // a listening TCP socket, or none: then it cannot
   std::string token;
+  std::shared_ptr<const tls::Context> tls = {};  // by which it comes; null: it does not
 };
 
-/// The connection of who has come by it and shown the token; others are sent away.
-std::optional<Wire> take_source(sys::UniqueFd connection, const std::string& token);
+/// The connection of who has come by it, as it must, and shown the token; others are sent away.
+std::optional<Wire> take_source(sys::UniqueFd connection, const Comeback& comeback);
 
 /// Says `word` to the source each time that it comes, until it has heard it, `stop` is signalled or
 /// `until` has passed. Never throws.

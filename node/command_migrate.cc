@@ -22,6 +22,7 @@
 #include "node/options.h"
 #include "node/progress_line.h"
 #include "node/report_text.h"
+#include "node/tls_options.h"
 #include "node/units.h"
 
 namespace godwit::node {
@@ -186,6 +187,15 @@ int tell(const std::string& name, const std::string& to, const json& report, boo
   return code;
 }
 
+json tls_of(const Options& options) {
+  json tls = json::object();
+  if (const auto files = tls_files(options)) {
+    tls = {{"ca", files->ca}, {"certificate", files->certificate}, {"key", files->key}};
+  }
+  if (options.has("tls-name")) tls["name"] = options.text("tls-name");
+  return tls;
+}
+
 int resume(const Options& options) {
   if (options.has("to")) throw UsageError("--to: a resumed move goes where it went");
   if (options.on("dry-run")) throw UsageError("--dry-run: of a move that has not begun");
@@ -226,7 +236,11 @@ int migrate_command(const Words& words) {
              "up to that many RDMA ports, 1 to 4, where both ends have as many on one network", "1")
       .value("timeout", "TIME", "give the move up after that long; 0: never", "60s")
       .value("node", "SOCKET", "of the node that knows PEER, instead of the one of this host")
-      .flag("compress", "compress pages by TCP (zstd) where that is measured to be faster")
+      .flag("compress", "compress pages by TCP (zstd) where that is measured to be faster");
+  add_tls_options(options, "this move, instead of the certificates of the guest's process");
+  options
+      .value("tls-name", "NAME",
+             "what the destination's certificate has to say, if not the HOST of --to")
       .flag("verify",
             "compare digests of all memory before the commit: the guest stands still longer")
       .flag("dry-run",
@@ -269,6 +283,10 @@ int migrate_command(const Words& words) {
             {"streams", options.count("streams", 0, 16)},
             {"rdma_ports", options.count("rdma-ports", 1, 4)},
             {"dry_run", options.on("dry-run")}};
+  if (const json tls = tls_of(options); !tls.empty()) {
+    if (to_peer) throw UsageError("--tls-...: a move to a peer goes by the node's certificates");
+    body["tls"] = tls;
+  }
   std::optional<LocalNode> node;
   if (to_peer) node.emplace(options);
   const std::string given = options.text("NAME");

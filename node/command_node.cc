@@ -9,11 +9,11 @@
 #include <memory>
 #include <optional>
 
+#include "migration/tls/module.h"
 #include "node/commands.h"
 #include "node/control_server.h"
 #include "node/control_socket.h"
 #include "node/daemon/node_api.h"
-#include "node/daemon/tls_module.h"
 #include "node/exit_codes.h"
 #include "node/listener.h"
 #include "node/options.h"
@@ -49,10 +49,10 @@ NodeConfig config_of(const Options& options) {
   return config;
 }
 
-std::shared_ptr<const TlsContext> tls_of(const NodeConfig& config) {
+std::shared_ptr<const tls::Context> tls_of(const NodeConfig& config) {
   if (!config.tls) return nullptr;
   try {
-    auto tls = std::make_shared<const TlsContext>(*config.tls);
+    auto tls = std::make_shared<const tls::Context>(*config.tls);
     const std::vector<std::string> names = tls->module().own_certificate().names;
     if (std::find(names.begin(), names.end(), config.name) == names.end()) {
       throw std::runtime_error(
@@ -106,7 +106,7 @@ int node_command(const Words& words) {
 
   const NodeConfig config = config_of(options);
   make_directories(config);
-  const std::shared_ptr<const TlsContext> tls = tls_of(config);
+  const std::shared_ptr<const tls::Context> tls = tls_of(config);
   ControlSocket socket(config.socket(), "\"runtime\": a node");
   std::optional<Listener> listener;
   if (!config.listen.empty()) listener.emplace(listener_of(config.listen));

@@ -19,6 +19,7 @@
 #include "node/serve.h"
 #include "node/succession.h"
 #include "node/terminal.h"
+#include "node/tls_options.h"
 
 namespace godwit::node {
 
@@ -79,7 +80,16 @@ class Interruption {
 class Reception {
  public:
   Reception(const Options& options, const ConsoleConfigs& console)
-      : options_(options), console_(console), arrival_(arrival(options)), consoles_(console) {}
+      : options_(options),
+        console_(console),
+        arrival_(arrival(options)),
+        tls_files_(tls_files(options)),
+        consoles_(console) {
+    // What is wrong with the files is found out before a source is told to come.
+    if (tls_files_ && options.has("listen")) {
+      tls_ = std::make_shared<const tls::Context>(*tls_files_);
+    }
+  }
 
   /// False when no guest was to come: it was a dry run, whatever came of it, or a stranger. Throws
   /// when one was, and stays where it was.
@@ -88,6 +98,7 @@ class Reception {
     migration::DestinationOptions destination_options;
     destination_options.ram = std::move(ram);
     destination_options.listener = std::move(listener);
+    destination_options.tls = tls_;
     destination_options.admit = [this](vmm::MachineConfig& config, bool dry_run) {
       admit(config, dry_run);
     };
@@ -117,8 +128,9 @@ class Reception {
     auto post_copy = destination.take_post_copy();
     const bool memory_follows = post_copy != nullptr;
     guest_->arrived(std::move(machine), std::move(post_copy));
-    fmt::print(stderr, "godwit: receive: {} runs here now, it came by {}{}\n", name_,
-               destination.transport(), memory_follows ? "; its memory follows" : "");
+    fmt::print(stderr, "godwit: receive: {} runs here now, it came by {}{}{}\n", name_,
+               destination.transport(), tls_ ? " and TLS" : "",
+               memory_follows ? "; its memory follows" : "");
     if (!kernel_.empty() && ::access(kernel_.c_str(), R_OK) != 0) {
       fmt::print(stderr, "godwit: receive: {}: {}: {} cannot reboot here\n", kernel_,
                  std::strerror(errno), name_);
@@ -175,12 +187,15 @@ class Reception {
     });
     if (options_.on("rdma-pin")) guest_->pin_memory();
     guest_->set_successor_words(successor_words(options_, name_));
+    guest_->set_tls(tls_files_);
     serving_.emplace(*guest_, std::move(socket));
   }
 
   const Options& options_;
   const ConsoleConfigs console_;
   const Arrival arrival_;
+  const std::optional<tls::Files> tls_files_;
+  std::shared_ptr<const tls::Context> tls_;  // by which it comes
   std::string name_;
   std::string kernel_;
   Consoles consoles_;

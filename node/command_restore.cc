@@ -11,6 +11,7 @@
 #include "node/machine_options.h"
 #include "node/options.h"
 #include "node/serve.h"
+#include "node/tls_options.h"
 
 namespace godwit::node {
 
@@ -77,6 +78,7 @@ int restore_command(const Words& words) {
   Consoles consoles(console);
   auto restored = migration::restore_machine(std::move(open), consoles.sink(), disks);
   Guest guest(restored->config(), consoles, Guest::Arriving{});
+  guest.set_tls(tls_files(options));
   if (options.on("rdma-pin")) guest.pin_memory();
   Serving serving(guest, std::move(socket));
   restored->resume();

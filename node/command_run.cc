@@ -7,6 +7,7 @@
 #include "node/machine_options.h"
 #include "node/options.h"
 #include "node/serve.h"
+#include "node/tls_options.h"
 
 namespace godwit::node {
 
@@ -35,6 +36,7 @@ int run_command(const Words& words) {
   Guest guest(config, consoles);
   if (options.on("rdma-pin")) guest.pin_memory();
   guest.set_successor_words(successor_words(options, config.name));
+  guest.set_tls(tls_files(options));
   Serving serving(guest, std::move(socket));
   return serving.run({.command = "run",
                       .read_stdin = console.read_stdin(),

@@ -27,16 +27,23 @@ std::string text_of(const json& value) {
 ApiResponse ok(const json& value) { return {200, text_of(value)}; }
 ApiResponse done() { return ok(json{{"ok", true}}); }
 
-/// The body as an object with no other fields than these; an empty body is an empty object.
-json object(const ApiRequest& request, std::initializer_list<std::string_view> fields) {
-  if (request.body.empty()) return json::object();
-  json body = json::parse(request.body, nullptr, false);
-  if (!body.is_object()) throw BadRequest("the body must be a JSON object");
-  for (const auto& [key, value] : body.items()) {
+using Fields = std::initializer_list<std::string_view>;
+
+/// Throws unless it is an object with no other fields than these.
+void require_fields(const json& object, const char* what, Fields fields) {
+  if (!object.is_object()) throw BadRequest(fmt::format("{} must be a JSON object", what));
+  for (const auto& [key, value] : object.items()) {
     if (std::find(fields.begin(), fields.end(), key) == fields.end()) {
       throw BadRequest(fmt::format("unknown field \"{}\"", key));
     }
   }
+}
+
+/// The body as an object with no other fields than these; an empty body is an empty object.
+json object(const ApiRequest& request, Fields fields) {
+  if (request.body.empty()) return json::object();
+  json body = json::parse(request.body, nullptr, false);
+  require_fields(body, "the body", fields);
   return body;
 }
 
@@ -62,10 +69,27 @@ std::string text(const json& body, const char* field, const std::string& fallbac
   return body[field].get<std::string>();
 }
 
+/// Read by the guest's process, which runs elsewhere.
+std::string absolute_path(const json& body, const char* field) {
+  std::string path = text(body, field, "");
+  if (path.empty() || path[0] != '/' || path.find('\0') != std::string::npos) {
+    throw BadRequest(fmt::format("{} must be an absolute path", field));
+  }
+  return path;
+}
+
+void read_tls(const json& tls, MoveRequest& move) {
+  require_fields(tls, "tls", {"ca", "certificate", "key", "name"});
+  move.tls_name = text(tls, "name", "");
+  if (tls.size() == (tls.contains("name") ? 1 : 0)) return;
+  move.tls = tls::Files{absolute_path(tls, "ca"), absolute_path(tls, "certificate"),
+                        absolute_path(tls, "key")};
+}
+
 MoveRequest move_request(const ApiRequest& request) {
-  const json body = object(
-      request, {"to", "transport", "mode", "downtime_limit_ms", "max_bandwidth", "timeout_ms",
-                "throttle_percent", "verify", "streams", "rdma_ports", "compress", "dry_run"});
+  const json body = object(request, {"to", "transport", "mode", "downtime_limit_ms",
+                                     "max_bandwidth", "timeout_ms", "throttle_percent", "verify",
+                                     "streams", "rdma_ports", "compress", "dry_run", "tls"});
   MoveRequest move;
   move.to = text(body, "to", "");
   if (move.to.empty()) throw BadRequest("to is missing: HOST:PORT of a godwit receive");
@@ -90,17 +114,14 @@ MoveRequest move_request(const ApiRequest& request) {
       static_cast<unsigned>(number(body, "rdma_ports", move.rdma_ports, kMaxRdmaPorts));
   if (move.rdma_ports == 0) throw BadRequest("rdma_ports must be at least 1");
   move.dry_run = boolean(body, "dry_run", move.dry_run);
+  if (body.contains("tls")) read_tls(body["tls"], move);
   return move;
 }
 
 SnapshotRequest snapshot_request(const ApiRequest& request) {
   const json body = object(request, {"directory", "stop"});
   SnapshotRequest snapshot;
-  snapshot.directory = text(body, "directory", "");
-  if (snapshot.directory.empty() || snapshot.directory[0] != '/' ||
-      snapshot.directory.find('\0') != std::string::npos) {
-    throw BadRequest("directory must be an absolute path");
-  }
+  snapshot.directory = absolute_path(body, "directory");
   snapshot.stop = boolean(body, "stop", false);
   return snapshot;
 }

@@ -1,7 +1,6 @@
 #include "node/control_server.h"
 
-#include "node/daemon/tls.h"
-#include "node/daemon/tls_module.h"
+#include "node/daemon/tls_http.h"
 #include "node/http_server.h"
 
 namespace godwit::node {
@@ -20,10 +19,11 @@ ControlServer::ControlServer(sys::UniqueFd listener, ApiHandler handler, ServerL
     : server_(std::make_unique<HttpServerOver<Plain>>(Plain(), std::move(listener),
                                                       std::move(handler), limits)) {}
 
-ControlServer::ControlServer(sys::UniqueFd listener, const std::shared_ptr<const TlsContext>& tls,
+ControlServer::ControlServer(sys::UniqueFd listener, const std::shared_ptr<const tls::Context>& tls,
                              ApiHandler handler, ServerLimits limits) {
   if (tls) {
-    server_ = tls->module().serve(std::move(listener), std::move(handler), limits);
+    const auto serve = reinterpret_cast<TlsHttp>(tls::Context::function("godwit_tls_http"));
+    server_.reset(serve(tls->module(), std::move(listener), std::move(handler), limits));
   } else {
     server_ = std::make_unique<HttpServerOver<Plain>>(Plain(), std::move(listener),
                                                       std::move(handler), limits);

@@ -9,9 +9,11 @@
 #include "node/control_api.h"
 #include "vmm/sys/unique_fd.h"
 
-namespace godwit::node {
+namespace godwit::tls {
+class Context;
+}
 
-class TlsContext;
+namespace godwit::node {
 
 struct ServerLimits {
   unsigned request_timeout_ms = 10'000;  // for the handshake, to send a request, to take an answer
@@ -36,7 +38,7 @@ class ControlServer {
   ControlServer(sys::UniqueFd listener, ApiHandler handler, ServerLimits limits = {});
   /// With `tls`, a client must show a certificate that its CA signed; others are refused in the
   /// handshake. Null: plain HTTP.
-  ControlServer(sys::UniqueFd listener, const std::shared_ptr<const TlsContext>& tls,
+  ControlServer(sys::UniqueFd listener, const std::shared_ptr<const tls::Context>& tls,
                 ApiHandler handler, ServerLimits limits = {});
   /// Gives answers that are due up to a second to leave, then closes everything.
   ~ControlServer();

@@ -19,6 +19,7 @@
 
 #include "migration/pinned_memory.h"
 #include "migration/postcopy_destination.h"
+#include "migration/tls/tls.h"
 #include "node/console.h"
 #include "node/guest_control.h"
 #include "node/move.h"
@@ -72,6 +73,10 @@ class Guest : public GuestControl {
   /// The options of `godwit receive` with which a successor of this process serves the guest as
   /// this one does. Before it can be asked to upgrade.
   void set_successor_words(std::vector<std::string> words) { successor_words_ = std::move(words); }
+
+  /// By which it moves where nothing else is asked for; without, in plain. Before it can be asked
+  /// to.
+  void set_tls(std::optional<tls::Files> files) { tls_ = std::move(files); }
 
   /// Ends the guest as soon as that can be done cleanly: a move is cancelled first. From any
   /// thread.
@@ -163,6 +168,7 @@ class Guest : public GuestControl {
   std::optional<Outcome> outcome_;  // how it is to end, once that is decided
 
   std::vector<std::string> successor_words_;
+  std::optional<tls::Files> tls_;
   std::string moving_to_;
   std::shared_ptr<Move>
       move_;  // while kMigrating, and as long as it is not settled; the mover's, too

@@ -7,8 +7,11 @@
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <stdexcept>
 #include <string>
+
+#include "migration/tls/tls.h"
 
 namespace godwit::node {
 
@@ -44,6 +47,8 @@ struct MoveRequest {
   bool compress = false;    // pages by TCP, where that is faster
   unsigned rdma_ports = 1;  // at most
   bool dry_run = false;     // nothing moves: measures and predicts
+  std::optional<tls::Files> tls = {};  // those of the guest's process if none are given
+  std::string tls_name = {};           // of the destination's certificate; empty: the host in `to`
 };
 
 struct SnapshotRequest {

@@ -10,9 +10,11 @@ namespace godwit::node {
 using nlohmann::json;
 
 void Guest::migrate(const MoveRequest& request, MoveDone done) {
+  MoveRequest whole = request;
+  if (!whole.tls) whole.tls = tls_;
   begin_move(
       request.dry_run ? "try to move" : "move",
-      [&] { return std::make_unique<Move>(*machine_, request, pinned_.get()); }, std::move(done));
+      [&] { return std::make_unique<Move>(*machine_, whole, pinned_.get()); }, std::move(done));
 }
 
 void Guest::upgrade(const std::string& program, MoveDone done) {

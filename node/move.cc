@@ -41,6 +41,11 @@ migration::SourceOptions source_options(const MoveRequest& request,
   options.compress = request.compress;
   options.rdma_ports = request.rdma_ports;
   options.pinned = pinned;
+  options.tls = request.tls;
+  options.tls_name = request.tls_name.empty() ? parse_host_port(request.to).host : request.tls_name;
+  if (!request.tls && !request.tls_name.empty()) {
+    throw BadRequest("tls: a name, and neither it nor the guest's process has certificates");
+  }
   return options;
 }
 

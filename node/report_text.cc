@@ -151,6 +151,10 @@ std::string report_text(const json& report) {
   if (const std::string why = word(report, "reason"); !why.empty()) text += ": " + why;
   text += '\n';
   text += transport_line(report);
+  if (const std::string who = word(report, "tls"); who == "kernel" || who == "user") {
+    text += fmt::format("  encrypted  by TLS 1.3, {}\n",
+                        who == "kernel" ? "in the kernel" : "in the guest's process");
+  }
   text += fmt::format("  total      {}  (set-up {})\n", format_time_ms(number(report, "total_ms")),
                       format_time_ms(number(report, "setup_ms")));
   if (word(report, "status") == "completed") text += downtime_line(report);

@@ -17,6 +17,7 @@
 #include "node/host_events.h"
 #include "node/start_clock.h"
 #include "node/terminal.h"
+#include "node/tls_options.h"
 #include "node/units.h"
 #include "vmm/sys/background.h"
 #include "vmm/sys/start_up.h"
@@ -102,6 +103,7 @@ void add_serve_options(Options& options) {
       .flag("rdma-pin",
             "register guest RAM with this host's RDMA devices for as long as the guest is here, so "
             "that a move has nothing to register: all of it is in memory then, touched or not");
+  add_tls_options(options, "moves of this guest, away and to here, and no others");
 }
 
 namespace {
@@ -137,6 +139,9 @@ std::vector<std::string> successor_words(const Options& options, const std::stri
                                     "--api",  socket.string()};
   if (options.has("hvc")) words.insert(words.end(), {"--hvc", options.text("hvc")});
   if (options.on("rdma-pin")) words.emplace_back("--rdma-pin");
+  if (const auto files = tls_files(options)) {
+    for (std::string& word : tls_words(*files)) words.push_back(std::move(word));
+  }
   return words;
 }
 

@@ -14,7 +14,7 @@
 
 namespace godwit::node {
 
-/// --console, --hvc, --api and --rdma-pin.
+/// --console, --hvc, --api, --rdma-pin and those of TLS.
 void add_serve_options(Options& options);
 /// Throws UsageError.
 ConsoleConfigs console_configs(const Options& options);

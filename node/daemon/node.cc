@@ -9,8 +9,8 @@
 #include <filesystem>
 #include <system_error>
 
+#include "migration/tls/module.h"
 #include "node/daemon/bounded_file.h"
-#include "node/daemon/tls_module.h"
 #include "node/units.h"
 
 namespace godwit::node {
@@ -38,7 +38,7 @@ sys::UniqueFd claim(const std::string& directory) {
 
 }  // namespace
 
-Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
+Node::Node(NodeConfig config, const std::shared_ptr<const tls::Context>& tls)
     : config_(std::move(config)),
       directory_(claim(config_.directory)),
       records_(config_.directory + "/decisions.jsonl"),

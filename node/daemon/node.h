@@ -41,7 +41,7 @@ class Node {
  public:
   /// Adopts the guests whose control sockets answer in the runtime directory. Throws
   /// std::runtime_error when its directories cannot be used.
-  Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls);
+  Node(NodeConfig config, const std::shared_ptr<const tls::Context>& tls);
   /// Guests live on. A move in flight is its guest's own affair and goes on, too.
   ~Node();
   Node(const Node&) = delete;

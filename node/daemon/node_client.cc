@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-#include "node/daemon/tls_module.h"
+#include "node/daemon/tls_stream.h"
 #include "node/host_port.h"
 
 namespace godwit::node {
@@ -114,7 +114,7 @@ class NodeClient::Resolver : public std::enable_shared_from_this<Resolver> {
   std::string why_;
 };
 
-NodeClient::NodeClient(const std::string& address, std::shared_ptr<const TlsContext> tls,
+NodeClient::NodeClient(const std::string& address, std::shared_ptr<const tls::Context> tls,
                        const std::string& name)
     : address_(address), tls_(std::move(tls)), name_(name), who_("node " + address) {
   if (address.find('/') != std::string::npos) return;
@@ -148,7 +148,7 @@ std::unique_ptr<ByteStream> NodeClient::connect(const Deadline& deadline) const 
     error = connect_within(fd, address, Deadline(std::chrono::milliseconds(share)));
     if (error != 0) continue;
     if (!tls_) return std::make_unique<SocketStream>(std::move(fd), deadline);
-    return tls_->module().connect(std::move(fd), name_, deadline, who_);
+    return std::make_unique<TlsStream>(std::move(fd), *tls_, name_, deadline, who_);
   }
   if (error == ECONNREFUSED) throw ClientError(fmt::format("{}: nothing listens there", who_));
   if (error == ETIMEDOUT) {

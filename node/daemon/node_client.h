@@ -8,7 +8,7 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
-#include "node/daemon/tls.h"
+#include "migration/tls/tls.h"
 #include "node/http_call.h"
 
 namespace godwit::node {
@@ -18,7 +18,7 @@ class NodeClient {
   /// `address`: HOST:PORT, or the path of a UNIX socket (it contains a '/'). `tls`: for TCP; null
   /// is plain HTTP. `name`: what the node's certificate must say; empty for any that the CA signed.
   /// Connects to nothing yet. Throws std::invalid_argument for what is no address.
-  NodeClient(const std::string& address, std::shared_ptr<const TlsContext> tls,
+  NodeClient(const std::string& address, std::shared_ptr<const tls::Context> tls,
              const std::string& name = {});
   ~NodeClient();
   NodeClient(const NodeClient&) = delete;
@@ -39,7 +39,7 @@ class NodeClient {
   std::unique_ptr<ByteStream> take_cached() const;
 
   std::string address_;
-  std::shared_ptr<const TlsContext> tls_;
+  std::shared_ptr<const tls::Context> tls_;
   std::string name_;
   std::string who_;
   std::shared_ptr<Resolver> resolver_;  // null for a UNIX socket

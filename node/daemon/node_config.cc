@@ -157,7 +157,7 @@ void read_peers(Section& section, NodeConfig& config) {
 void read_tls(Section& section, NodeConfig& config) {
   if (!section.has("tls")) return;
   Section tls(section.at("tls"), "tls");
-  TlsFiles files;
+  tls::Files files;
   tls.text("ca", files.ca);
   tls.text("certificate", files.certificate);
   tls.text("key", files.key);
@@ -165,7 +165,17 @@ void read_tls(Section& section, NodeConfig& config) {
   if (files.ca.empty() || files.certificate.empty() || files.key.empty()) {
     wrong("tls", "needs \"ca\", \"certificate\" and \"key\"");
   }
+  for (std::string* path : {&files.ca, &files.certificate, &files.key}) {
+    *path = std::filesystem::absolute(*path).string();
+  }
   config.tls = files;
+}
+
+void read_transport(Section& section, NodeConfig& config) {
+  section.text("transport", config.transport);
+  if (config.transport != "auto" && config.transport != "rdma" && config.transport != "tcp") {
+    wrong("transport", "must be \"auto\", \"rdma\" or \"tcp\"");
+  }
 }
 
 void read_lists(Section& section, NodeConfig& config) {
@@ -277,6 +287,7 @@ NodeConfig parse_node_config(const std::string& text) {
   section.text("runtime", config.runtime);
   if (config.runtime.empty()) config.runtime = runtime_directory();
   read_tls(section, config);
+  read_transport(section, config);
   bool insecure = false;
   if (section.has("insecure")) {
     if (!section.at("insecure").is_boolean()) wrong("insecure", "must be true or false");

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "balancer/policy.h"
-#include "node/daemon/tls.h"
+#include "migration/tls/tls.h"
 
 namespace godwit::node {
 
@@ -21,10 +21,12 @@ struct PeerConfig {
 };
 
 struct NodeConfig {
-  std::string name;          // of this node, as peers and guests' histories know it
-  std::string listen;        // HOST:PORT of the API for peers; empty: no peers can come
-  std::string receive_host;  // where guests arrive; the host of `listen` if not given
-  std::optional<TlsFiles> tls;
+  std::string name;               // of this node, as peers and guests' histories know it
+  std::string listen;             // HOST:PORT of the API for peers; empty: no peers can come
+  std::string receive_host;       // where guests arrive; the host of `listen` if not given
+  std::optional<tls::Files> tls;  // absolute paths: guests' processes read them, too
+  std::string transport =
+      "auto";  // of moves where nothing else is asked for: "auto", "rdma", "tcp"
   std::vector<PeerConfig> peers;
   std::string directory;  // what must survive a restart
   std::string runtime;    // control sockets: of guests NAME.sock, of the node node.api

@@ -12,6 +12,7 @@
 #include "node/daemon/node.h"
 #include "node/device_options.h"
 #include "node/machine_options.h"
+#include "node/tls_options.h"
 
 namespace godwit::node {
 
@@ -84,6 +85,8 @@ void Node::add_serve_words(std::vector<std::string>& words, const std::string& n
   words.insert(words.end(), {"--console", console + ".log", "--api",
                              fmt::format("{}/{}.sock", config_.runtime, name)});
   if (hvc) words.insert(words.end(), {"--hvc", console + ".hvc"});
+  if (!config_.tls) return;
+  for (std::string& word : tls_words(*config_.tls)) words.push_back(std::move(word));
 }
 
 /// The last line that a guest's process wrote: why it ended.

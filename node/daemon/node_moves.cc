@@ -183,6 +183,16 @@ json Node::send(const std::string& name, const ManagedGuest::Going& going, json 
     api = guest->api;
   }
   settings["to"] = going.address;
+  if (text_in(settings, "transport").value_or("auto") == "auto") {
+    settings["transport"] = config_.transport;
+  }
+  // Named here, too, for guests that were started by somebody else.
+  if (config_.tls) {
+    settings["tls"] = {{"ca", config_.tls->ca},
+                       {"certificate", config_.tls->certificate},
+                       {"key", config_.tls->key},
+                       {"name", going.to}};
+  }
   json report;
   try {
     report = NodeClient(api, nullptr).request("POST", "/v1/migrate", settings, kMoveTimeout);

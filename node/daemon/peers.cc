@@ -42,7 +42,7 @@ const char* name(Standing standing) {
   return "unreached";
 }
 
-Peers::Peers(const NodeConfig& config, const std::shared_ptr<const TlsContext>& tls)
+Peers::Peers(const NodeConfig& config, const std::shared_ptr<const tls::Context>& tls)
     : sleepers_(config.directory + "/asleep.json"),
       interval_(config.interval *
                 std::max<std::size_t>(

@@ -43,7 +43,7 @@ class Peers {
   static constexpr std::chrono::milliseconds kTimeout{2000};  // of one question
   static constexpr int kProtocol = 1;                         // of the nodes' API
 
-  Peers(const NodeConfig& config, const std::shared_ptr<const TlsContext>& tls);
+  Peers(const NodeConfig& config, const std::shared_ptr<const tls::Context>& tls);
   ~Peers();
   Peers(const Peers&) = delete;
   Peers& operator=(const Peers&) = delete;

@@ -1,23 +1,24 @@
-// The client's end of a TLS connection, as a stream for http_call(). Part of godwit_tls.so.
-// Belongs to one thread at a time.
+// The client's end of a TLS connection, as a stream for http_call(). Belongs to one thread at a
+// time.
 #pragma once
 
+#include <memory>
 #include <string>
 
-#include "node/daemon/tls_context.h"
+#include "migration/tls/stream.h"
+#include "migration/tls/tls.h"
 #include "node/http_call.h"
 
 namespace godwit::node {
 
 class TlsStream : public ByteStream {
  public:
-  /// Shakes hands on the connected, non-blocking `fd`. `name`: what the peer's certificate must
-  /// say; empty for any that the CA signed. `who` begins messages. Throws ClientError.
-  TlsStream(sys::UniqueFd fd, SSL_CTX* context, const std::string& name, const Deadline& deadline,
-            const std::string& who);
+  /// Shakes hands on the connected `fd`. `name`: what the peer's certificate must say; empty for
+  /// any that the CA signed. `who` begins messages. Throws ClientError; so does what follows when
+  /// TLS fails or the server refuses our certificate.
+  TlsStream(sys::UniqueFd fd, const tls::Context& context, const std::string& name,
+            const Deadline& deadline, const std::string& who);
 
-  /// In TLS 1.3 the server judges our certificate after our handshake has ended: its refusal is
-  /// thrown as ClientError from here.
   std::size_t read_some(std::span<std::byte> to, boost::system::error_code& error) override;
   std::size_t write_some(std::span<const std::byte> from,
                          boost::system::error_code& error) override;
@@ -25,16 +26,12 @@ class TlsStream : public ByteStream {
   bool quiet() const override;
 
  private:
-  /// Calls OpenSSL until it is done or fails.
   template <typename Call>
-  std::size_t run(boost::system::error_code& error, Call call);
-  /// Throws what OpenSSL's last error means, if it is about TLS; returns if the connection is gone.
-  void explain() const;
+  std::size_t transfer(short events, boost::system::error_code& error, Call call);
 
   sys::UniqueFd fd_;
-  SslPtr ssl_;
+  std::unique_ptr<tls::Stream> stream_;
   Deadline deadline_;
-  std::string who_;
 };
 
 }  // namespace godwit::node

@@ -227,6 +227,35 @@ class Guest(Process):
         return self.request("GET", "/v1/status")[1]["state"]
 
 
+class Authority:
+    """A certificate authority, and what it signs: PEM files in `folder`."""
+
+    KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+
+    def __init__(self, folder, name="ca"):
+        self.files = Path(folder) / name
+        self.certificate = f"{self.files}.crt"
+        self._openssl("req", "-x509", *self.KEY, "-days", 2, "-subj", f"/CN={name}", "-keyout", f"{self.files}.key", "-out", self.certificate)
+
+    def _openssl(self, *words):
+        subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True, timeout=60)
+
+    def issue(self, name, *, also="", days=2):
+        """A certificate, its key and this authority; `also`: alternative names, as "IP:127.0.0.1". A day ago it was over with -1 day."""
+        own = f"{self.files}-{name}{days}"
+        extensions = Path(f"{own}.ext")
+        extensions.write_text(f"basicConstraints=CA:false\n" + (f"subjectAltName={also}\n" if also else ""))
+        self._openssl("req", "-new", *self.KEY, "-subj", f"/CN={name}", "-keyout", f"{own}.key", "-out", f"{own}.csr")
+        self._openssl("x509", "-req", "-in", f"{own}.csr", "-CA", self.certificate, "-CAkey", f"{self.files}.key", "-CAcreateserial",
+                      "-days", days, "-extfile", extensions, "-out", f"{own}.crt")
+        return {"ca": self.certificate, "certificate": f"{own}.crt", "key": f"{own}.key"}
+
+
+def tls_words(files):
+    """The options of these files."""
+    return ["--tls-cert", files["certificate"], "--tls-key", files["key"], "--tls-ca", files["ca"]]
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -252,6 +281,10 @@ class Case(unittest.TestCase):
         self.processes = []
         # Sockets go to the folder, not to the host's /run/godwit.
         self.env = {**os.environ, "XDG_RUNTIME_DIR": str(self.folder)}
+        self.prepare()
+
+    def prepare(self):
+        """What a case needs before its own setUp() goes on."""
 
     def tearDown(self):
         for process in self.processes:

@@ -1,7 +1,9 @@
 """Stands between the two ends of a move, knows the framing of migration/protocol.h, and does something at one
 chosen message: before it is passed on, or right after."""
 
+import select
 import socket
+import ssl
 import struct
 import threading
 
@@ -19,6 +21,53 @@ class Gone(Exception):
     pass
 
 
+class Secure:
+    """A socket under TLS for two threads, one of which reads: OpenSSL's objects are for one at a time."""
+
+    def __init__(self, raw, files, server_side):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(files["ca"])
+        context.load_cert_chain(files["certificate"], files["key"])
+        if server_side:
+            context.num_tickets = 0
+        raw.settimeout(10)
+        self.socket = context.wrap_socket(raw, server_side=server_side)
+        self.socket.setblocking(False)
+        self.lock = threading.Lock()
+
+    def _try(self, operation, wanted):
+        while True:
+            with self.lock:
+                try:
+                    return operation()
+                except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    pass
+                except ssl.SSLEOFError:
+                    return b""
+            try:
+                select.select(*wanted, 0.2)
+            except ValueError as error:  # closed meanwhile
+                raise OSError from error
+
+    def recv(self, size):
+        return self._try(lambda: self.socket.recv(size), ([self.socket], [], []))
+
+    def sendall(self, data):
+        left = memoryview(data)
+        while left:
+            left = left[self._try(lambda: self.socket.send(left), ([], [self.socket], [])) or len(left):]
+
+    def shutdown(self, how):
+        with self.lock:
+            self.socket.shutdown(how)
+
+    def close(self):
+        self.socket.close()
+
+
 class Proxy:
     """Listens on `address` and passes connections on to `target`.
 
@@ -27,10 +76,12 @@ class Proxy:
     any more, in either direction, and nothing is closed, until close()), or "down" (as "drop", and connections
     are closed as they come until mend()). `after`: once it was passed on. A callable that returns one of these
     is followed by that. Only on the connection of that number: 0 is the move's first, the others are further
-    streams of pages; "cut" closes just this one.
+    streams of pages; "cut" closes just this one. With `tls`, files as of Authority.issue(), it is in the middle
+    of TLS: one that both ends believe.
     """
 
-    def __init__(self, target, side, kind, action, after=False, connection=0, host="127.0.0.1"):
+    def __init__(self, target, side, kind, action, after=False, connection=0, host="127.0.0.1", tls=None):
+        self.tls = tls
         self.target, self.side, self.kind, self.action, self.after = target, side, kind, action, after
         self.connection = connection
         self.listener = socket.create_server((host, 0))
@@ -58,12 +109,17 @@ class Proxy:
             except OSError:
                 source.close()
                 continue
+            for end in (source, destination):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.tls:
+                try:
+                    source, destination = Secure(source, self.tls, True), Secure(destination, self.tls, False)
+                except OSError:
+                    continue
             if number == 0:
                 self.ends = [source, destination]
             else:
                 self.others += [source, destination]
-            for end in (source, destination):
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for side, a, b in (("source", source, destination), ("destination", destination, source)):
                 threading.Thread(target=self._pass_on, args=(side, a, b, number), daemon=True).start()
             number += 1

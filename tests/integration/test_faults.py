@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import struct
 import time
 import unittest
@@ -39,11 +40,15 @@ class FaultTest(Case):
         """Before that the last page is the one just written, which is sent once more."""
         self.line(self.source, r"^tick .* pages=[1-9]\d{3}", 30)
 
+    def between(self, side, kind, action, after=False, connection=0):
+        """A proxy before the destination."""
+        self.proxies.append(Proxy(self.destination.address, side, kind, action, after, connection))
+        return self.proxies[-1]
+
     def fault(self, step, action, *words, after=False, connection=0):
         """Moves the guest and lets `action` happen at `step`; returns the exit status of `godwit migrate`."""
         self.destination = self.receive()
-        self.proxy = Proxy(self.destination.address, *step, action, after, connection)
-        self.proxies.append(self.proxy)
+        self.proxy = self.between(*step, action, after, connection)
         self.mark = self.source.out.count()
         self.mover = self.start("migrate", self.source.api, "--to", self.proxy.address, "--transport", "tcp", *words)
         status = self.mover.wait(30)
@@ -141,6 +146,23 @@ class FaultTest(Case):
 
         self.each_step(run)
 
+    def test_a_move_that_does_not_get_through_is_cancelled(self):
+        """The destination's queue is full: its kernel drops what comes."""
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+            before = [socket.socket() for _ in range(4)]
+            for end in before:
+                self.addCleanup(end.close)
+                end.setblocking(False)
+                end.connect_ex(full.getsockname())
+            mover = self.start("migrate", self.source.api, "--to", "127.0.0.1:%d" % full.getsockname()[1])
+            self.wait_for("the attempt", lambda: self.source.request("GET", "/v1/migration")[1]["active"], 5)
+            time.sleep(0.3)
+            asked = time.monotonic()
+            self.assertEqual(self.source.request("DELETE", "/v1/migration")[0], 200)
+            self.assertEqual(mover.wait(5), CANCELLED, mover.err.text())
+            self.assertLess(time.monotonic() - asked, 1.0 * PATIENCE)
+        self.assertEqual(self.source.state(), "running")
+
     def test_the_move_times_out(self):
         def run(step):
             self.assertEqual(self.fault(step, "freeze", "--timeout", "700ms"), MOVE_FAILED)
@@ -206,8 +228,7 @@ class FaultTest(Case):
         """That these tests can fail: the last page of each piece arrives as zeroes."""
         self.all_written()
         self.destination = self.receive()
-        proxy = Proxy(self.destination.address, "source", "Begin", lambda: None)
-        self.proxies.append(proxy)
+        proxy = self.between("source", "Begin", lambda: None)
         proxy.change = lambda kind, piece: piece[:-4096] + bytes(4096) if kind == "Pages" and len(piece) > 65536 else piece
         status, _, err = self.godwit("migrate", self.source.api, "--to", proxy.address, "--transport", "tcp", "--no-verify")
         self.assertEqual(status, MOVED, err)
@@ -219,8 +240,7 @@ class FaultTest(Case):
 
         def run():
             self.destination = self.receive()
-            proxy = Proxy(self.destination.address, "source", "Begin", lambda: None)
-            self.proxies.append(proxy)
+            proxy = self.between("source", "Begin", lambda: None)
             proxy.change = lambda kind, piece: piece[:-4096] + bytes(4096) if kind == "Pages" and len(piece) > 65536 else piece
             self.mark = self.source.out.count()
             return self.godwit("migrate", self.source.api, "--to", proxy.address, "--transport", "tcp")

@@ -17,7 +17,7 @@ import time
 import unittest
 from pathlib import Path
 
-from harness import BUILD, GODWIT, GUESTS, PATIENCE, ROOT, Process, failed, verified
+from harness import BUILD, GODWIT, GUESTS, PATIENCE, ROOT, Authority, Guest, Process, failed, verified
 from proxy import Proxy
 
 HOLD = 2.0  # seconds that a load must last: hot_k samples of 100 ms
@@ -810,35 +810,19 @@ class NodeTest(NodeCase):
         self.eventually(lambda: b.guests() == {} and a.get()["peers"][0]["state"] == "alive", 10)
         self.assertEqual(a.run("migrate", "g1", "--to", "b").returncode, 0)
 
-    def certificates(self, authority, *names):
-        def openssl(*words):
-            subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True, timeout=60)
-
-        ca = self.folder / authority
-        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-        openssl("req", "-x509", *key, "-days", 2, "-subj", f"/CN={authority}", "-keyout", f"{ca}.key", "-out", f"{ca}.crt")
-        for name in names:
-            own = self.folder / f"{authority}-{name}"
-            openssl("req", "-new", *key, "-subj", f"/CN={name}", "-keyout", f"{own}.key", "-out", f"{own}.csr")
-            openssl("x509", "-req", "-in", f"{own}.csr", "-CA", f"{ca}.crt", "-CAkey", f"{ca}.key", "-CAcreateserial", "-days", 2,
-                    "-out", f"{own}.crt")
-        return [{"ca": f"{ca}.crt", "certificate": f"{ca}-{n}.crt", "key": f"{ca}-{n}.key"} for n in names]
-
     def test_nodes_with_certificates_trust_their_own_authority_only(self):
-        of_a, of_b = self.certificates("ours", "a", "b")
-        of_stranger, = self.certificates("theirs", "a")
-        a, b = self.cluster("ab", a={"mode": "off", "tls": of_a}, b={"mode": "off", "tls": of_b})
+        ours, theirs = Authority(self.folder, "ours"), Authority(self.folder, "theirs")
+        a, b = self.cluster("ab", a={"mode": "off", "tls": ours.issue("a")}, b={"mode": "off", "tls": ours.issue("b")})
         a.boot("g1", kernel="idle.elf", append="")
-        done = a.run("migrate", "g1", "--to", "b")
-        self.assertEqual(done.returncode, 0, done.stderr)
-        self.eventually(lambda: "g1" in b.guests(), 5)
-        self.assertIn(f"certificate {of_a['certificate']} expires in 48 h", a.process.err.text())
+        self.moves_by_tls(a, b)
+        self.assertIn(f"certificate {a.config['tls']['certificate']} expires in 48 h", a.process.err.text())
         self.assertGreater(a.get()["certificate_left_s"], 86400)
         a.process.signal(signal.SIGTERM)
         self.assertEqual(a.process.wait(10), 0)
+        of_b = b.config["tls"]
         (self.folder / "bad.json").write_text(json.dumps({**a.config, "tls": of_b}))
         self.refused(2, '"tls": certificate ' + of_b["certificate"] + ' says "b", but this node is called "a"', self.folder / "bad.json")
-        a.config["tls"] = of_stranger
+        a.config["tls"] = theirs.issue("a")
         a.start([b])
         for node in (a, b):
             self.eventually(lambda: node.get()["peers"][0]["state"] == "refused", 20, lambda: str(node.get()["peers"]))
@@ -860,6 +844,39 @@ class NodeTest(NodeCase):
             s.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             self.assertIn(b" 200 ", s.recv(64))
 
+    def moves_by_tls(self, a, b, guest="g1"):
+        done = a.run("migrate", guest, "--to", b.name, "--json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        report = json.loads(done.stdout)
+        self.assertIn(report["tls"], ("user", "kernel"))
+        self.assertRegex(report["transport_reason"], "does not encrypt")
+        self.eventually(lambda: b.guests().get(guest, {}).get("state") == "running", 5)
+
+    def test_guests_move_by_their_nodes_certificates(self):
+        """Those that a node has started, that have come to it, that it has adopted; by hand as well, and never in plain."""
+        ours = Authority(self.folder)
+        a, b = self.cluster("ab", a={"mode": "off", "tls": ours.issue("a")}, b={"mode": "off", "tls": ours.issue("b")})
+        a.boot("g1", kernel="idle.elf", append="")
+        self.moves_by_tls(a, b)
+        self.moves_by_tls(b, a)
+        api = a.folder / "run/g1.sock"
+        plain = Process([GODWIT, "receive", "--listen", "127.0.0.1:0", "--api", self.folder / "plain.sock"])
+        self.addCleanup(plain.end)
+        to = plain.err.wait(r"listening on (\S+)", 10)[1]
+        done = subprocess.run([GODWIT, "migrate", api, "--to", to], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60 * PATIENCE)
+        self.assertEqual(done.returncode, 3, done.stderr)
+        self.assertIn("the destination does not speak TLS", done.stderr)
+        own = Guest([GODWIT, "run", "--name", "g2", "--kernel", GUESTS / "idle.elf", "--memory", "32M", "--console", "none", "--api",
+                     a.folder / "run/g2.sock"], a.folder / "run/g2.sock")
+        self.addCleanup(own.end)
+        self.eventually(lambda: (a.folder / "run/g2.sock").exists() and own.state() == "running", 10)
+        a.process.signal(signal.SIGTERM)
+        self.assertEqual(a.process.wait(10), 0)
+        a.start([b])
+        self.eventually(lambda: a.guests().keys() == {"g1", "g2"} and a.get()["peers"][0]["state"] == "alive", 10)
+        self.moves_by_tls(a, b, "g2")
+        self.moves_by_tls(a, b)
+
     def test_what_is_installed_runs(self):
         """The binary finds its TLS module, and the unit starts the binary, where `cmake --install` puts them."""
         prefix = self.folder / "usr/local"
@@ -870,7 +887,7 @@ class NodeTest(NodeCase):
         self.assertEqual(binary, prefix / "bin/godwit")
         for line in ("StartLimitIntervalSec=0", "RestartPreventExitStatus=2", "KillMode=process"):
             self.assertIn(line, unit.splitlines())
-        tls, = self.certificates("ours", "a")
+        tls = Authority(self.folder).issue("a")
         (self.folder / "a.json").write_text(json.dumps({"name": "a", "listen": "127.0.0.2:0", "tls": tls, "directory": str(self.folder / "lib"),
                                                         "runtime": str(self.folder / "run")}))
         node = Process([binary, *starts[1:-1], self.folder / "a.json"])

@@ -181,6 +181,21 @@ TEST(CompressionJudge, LeavesItWhereNothingComesOfIt) {
   EXPECT_LE(judged.frames(640), 10);
 }
 
+// TLS adds to what waits, and not to what was said.
+TEST(CompressionJudge, ALinkThatStandsStillIsNotTakenForAFastOneUnderTls) {
+  CompressionJudge judge;
+  const auto at = [](int ms) {
+    return CompressionJudge::Clock::time_point(std::chrono::milliseconds(ms));
+  };
+  judge.compress_next();
+  judge.compressed(1 << 20, 1 << 18, std::chrono::milliseconds(4));
+  judge.link(0, 1 << 20, at(0));
+  judge.link(100'000, 1 << 20, at(10));
+  EXPECT_TRUE(judge.compress_next());
+  judge.link(100'000 - 22, 1 << 20, at(20));
+  EXPECT_TRUE(judge.compress_next());
+}
+
 TEST(CompressionJudge, NoticesThatTheLinkHasBecomeFasterThanCompressing) {
   Judged judged(12'500, 300'000, 3);
   judged.frames(256);

@@ -27,7 +27,7 @@ class StreamDoorTest : public ::testing::Test {
 
   /// The destination's part: how many streams it takes, or why it takes none.
   std::future<std::string> take(std::size_t granted, std::size_t count) {
-    door_.emplace(listener_.get(), kToken, granted);
+    door_.emplace(listener_.get(), kToken, granted, nullptr);
     return std::async(std::launch::async, [this, count]() -> std::string {
       try {
         door_->await_frame(*destination_, 5000);
@@ -51,7 +51,7 @@ class StreamDoorTest : public ::testing::Test {
 
 TEST_F(StreamDoorTest, StreamsThatShowTheTokenAreTaken) {
   auto taken = take(15, 15);
-  const auto mine = join_streams(name_, kToken, 15);
+  const auto mine = join_streams(name_, kToken, 15, {});
   EXPECT_EQ(mine.size(), 15u);
   begin();
   EXPECT_EQ(taken.get(), "15");
@@ -70,8 +70,8 @@ TEST_F(StreamDoorTest, AStrangerIsNoneAndHoldsUpNobody) {
   };
   for (int i = 0; i < 5; ++i) stranger("");
   stranger(std::string(200, 'G'));
-  auto wrong = join_streams(name_, std::string(kJoinToken, 'f'), 3);
-  const auto mine = join_streams(name_, kToken, 2);
+  auto wrong = join_streams(name_, std::string(kJoinToken, 'f'), 3, {});
+  const auto mine = join_streams(name_, kToken, 2, {});
   EXPECT_EQ(mine.size(), 2u);
   begin();
   ASSERT_EQ(taken.get(), "2");
@@ -92,14 +92,14 @@ TEST_F(StreamDoorTest, AStrangerIsNoneAndHoldsUpNobody) {
 
 TEST_F(StreamDoorTest, MoreThanWereGrantedAreDropped) {
   auto taken = take(1, 1);
-  auto mine = join_streams(name_, kToken, 3);
+  auto mine = join_streams(name_, kToken, 3, {});
   begin();
   EXPECT_EQ(taken.get(), "1");
 }
 
 TEST_F(StreamDoorTest, StreamsThatWereAnnouncedAndDoNotComeAreAnError) {
   auto taken = take(3, 3);
-  const auto mine = join_streams(name_, kToken, 1);
+  const auto mine = join_streams(name_, kToken, 1, {});
   begin();
   EXPECT_EQ(taken.get(), "only 1 of the peer's 3 further streams came");
 }
@@ -112,7 +112,7 @@ TEST_F(StreamDoorTest, ASourceThatGoesAwayIsNoticed) {
 
 TEST_F(StreamDoorTest, WhereNobodyTakesThemTheSourceGoesOnWithFewer) {
   listener_.reset();
-  EXPECT_EQ(join_streams(name_, kToken, 2).size(), 0u);
+  EXPECT_EQ(join_streams(name_, kToken, 2, {}).size(), 0u);
 }
 
 }  // namespace

@@ -4,38 +4,16 @@
 
 #include "tests/migration/channel_suite.h"
 #include "tests/migration/sockets.h"
+#include "tests/migration/tcp_ends.h"
 
 namespace godwit::testing {
 namespace {
 
-using migration::Role;
-using migration::TcpChannel;
 using migration::Wire;
 
-struct TcpEnds : ChannelEnds {
-  explicit TcpEnds(std::pair<sys::UniqueFd, sys::UniqueFd> sockets, int further_streams = 0,
-                   migration::Compression compression = {})
-      : source_wire(std::move(sockets.first)), destination_wire(std::move(sockets.second)) {
-    std::vector<Wire> out;
-    std::vector<Wire> in;
-    for (int i = 0; i < further_streams; ++i) {
-      auto [from, to] = tcp_pair();
-      out.emplace_back(std::move(from));
-      in.emplace_back(std::move(to));
-    }
-    source = std::make_unique<TcpChannel>(source_wire, source_ram, Role::kSource, std::move(out),
-                                          compression);
-    destination = std::make_unique<TcpChannel>(destination_wire, destination_ram,
-                                               Role::kDestination, std::move(in));
-  }
-  // The channels use the wires.
-  ~TcpEnds() override {
-    source.reset();
-    destination.reset();
-  }
-  Wire source_wire;
-  Wire destination_wire;
-};
+Wires wires(std::pair<sys::UniqueFd, sys::UniqueFd> sockets) {
+  return {Wire(std::move(sockets.first)), Wire(std::move(sockets.second))};
+}
 
 std::pair<sys::UniqueFd, sys::UniqueFd> unix_pair() {
   int fds[2];
@@ -43,16 +21,20 @@ std::pair<sys::UniqueFd, sys::UniqueFd> unix_pair() {
   return {sys::UniqueFd(fds[0]), sys::UniqueFd(fds[1])};
 }
 
+std::unique_ptr<ChannelEnds> tcp(int further_streams, migration::Compression compression = {}) {
+  std::vector<Wires> further;
+  for (int i = 0; i < further_streams; ++i) further.push_back(wires(tcp_pair()));
+  return std::make_unique<TcpEnds>(wires(tcp_pair()), std::move(further), compression);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Transports, ChannelTest,
-    ::testing::Values(
-        Transport{"loopback", [] { return std::make_unique<TcpEnds>(unix_pair()); }},
-        Transport{"tcp", [] { return std::make_unique<TcpEnds>(tcp_pair()); }},
-        Transport{"tcp_by_two", [] { return std::make_unique<TcpEnds>(tcp_pair(), 1); }},
-        Transport{"tcp_by_five", [] { return std::make_unique<TcpEnds>(tcp_pair(), 4); }},
-        Transport{
-            "tcp_compressed",
-            [] { return std::make_unique<TcpEnds>(tcp_pair(), 1, migration::Compression{true}); }}),
+    ::testing::Values(Transport{"loopback",
+                                [] { return std::make_unique<TcpEnds>(wires(unix_pair())); }},
+                      Transport{"tcp", [] { return tcp(0); }},
+                      Transport{"tcp_by_two", [] { return tcp(1); }},
+                      Transport{"tcp_by_five", [] { return tcp(4); }},
+                      Transport{"tcp_compressed", [] { return tcp(1, {true}); }}),
     [](const auto& one) { return one.param.name; });
 
 }  // namespace

@@ -55,6 +55,32 @@ TEST_F(ControlApi, AnswersAMoveWhenItEnds) {
   EXPECT_EQ(answer.body, R"({"status":"completed"})");
 }
 
+TEST_F(ControlApi, TakesCertificatesForAMove) {
+  const auto asks = [&](const std::string& tls) {
+    guest_.last_request = {};
+    api_({"POST", "/v1/migrate", R"({"to":"b:7000","tls":)" + tls + "}"},
+         [](const ApiResponse&) {});
+    return guest_.last_request;
+  };
+  const MoveRequest whole =
+      asks(R"({"ca":"/ca.crt","certificate":"/a.crt","key":"/a.key","name":"b"})");
+  EXPECT_EQ(whole.tls->ca, "/ca.crt");
+  EXPECT_EQ(whole.tls->certificate, "/a.crt");
+  EXPECT_EQ(whole.tls->key, "/a.key");
+  EXPECT_EQ(whole.tls_name, "b");
+  const MoveRequest named = asks(R"({"name":"b"})");
+  EXPECT_EQ(named.tls_name, "b");
+  EXPECT_FALSE(named.tls);
+  for (const char* tls :
+       {"null", "[]", R"({"ca":"/ca.crt"})", R"({"ca":"ca.crt","certificate":"/a","key":"/b"})",
+        R"({"ca":"/c","certificate":"/a","key":"/b\u0000"})", R"({"name":1})",
+        R"({"cert":"/a"})"}) {
+    EXPECT_EQ(status("POST", "/v1/migrate", R"({"to":"b:7000","tls":)" + std::string(tls) + "}"),
+              400u)
+        << tls;
+  }
+}
+
 TEST_F(ControlApi, AnswersASnapshotWhenItEnds) {
   ApiResponse answer{0, ""};
   api_({"POST", "/v1/snapshot", R"({"directory":"/srv/s1","stop":true})"},

@@ -29,6 +29,14 @@ TEST(ReportText, HasPredictionAndOutcomeSideBySide) {
       << text;
 }
 
+TEST(ReportText, SaysWhoEncrypted) {
+  const auto text = [](const char* tls) { return report_text({{"tls", tls}}); };
+  EXPECT_NE(text("kernel").find("  encrypted  by TLS 1.3, in the kernel\n"), std::string::npos);
+  EXPECT_NE(text("user").find("  encrypted  by TLS 1.3, in the guest's process\n"),
+            std::string::npos);
+  EXPECT_EQ(text("none").find("TLS"), std::string::npos);
+}
+
 TEST(ReportText, SaysWhatCompressingHasSaved) {
   json report{{"bytes", {{"ram", 100u << 20}, {"wire", 30u << 20}}}};
   EXPECT_NE(report_text(report).find(", compressed to 30 %\n"), std::string::npos);

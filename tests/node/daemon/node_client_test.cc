@@ -19,7 +19,7 @@
 #include "node/control_server.h"
 #include "node/control_socket.h"
 #include "node/listener.h"
-#include "tests/node/daemon/certificates.h"
+#include "tests/migration/tls/certificates.h"
 
 namespace godwit::node {
 namespace {
@@ -28,7 +28,7 @@ using nlohmann::json;
 using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 using Kind = ClientError::Kind;
-using TlsPtr = std::shared_ptr<const TlsContext>;
+using TlsPtr = std::shared_ptr<const tls::Context>;
 
 /// Certificates are made once; each test has a server of its own.
 class NodeClientTest : public testing::Test {
@@ -39,12 +39,13 @@ class NodeClientTest : public testing::Test {
       EXPECT_NE(::mkdtemp(path.data()), nullptr);
       return path + "/";
     }();
-    TestCa ca{folder, "ca"};
-    TestCa foreign{folder, "foreign"};
-    TlsFiles a = ca.make("a", {.name = "a", .also = "a.example"});
-    TlsFiles b = ca.make("b", {.name = "b"});
-    TlsFiles expired = ca.make("old", {.name = "old", .valid_from_s = -7200, .valid_to_s = -3600});
-    TlsFiles stranger = foreign.make("stranger", {.name = "b"});
+    tls::TestCa ca{folder, "ca"};
+    tls::TestCa foreign{folder, "foreign"};
+    tls::Files a = ca.make("a", {.name = "a", .also = "DNS:a.example"});
+    tls::Files b = ca.make("b", {.name = "b"});
+    tls::Files expired =
+        ca.make("old", {.name = "old", .valid_from_s = -7200, .valid_to_s = -3600});
+    tls::Files stranger = foreign.make("stranger", {.name = "b"});
   };
   static void SetUpTestSuite() { shop_ = new Shop; }
   static void TearDownTestSuite() {
@@ -52,9 +53,9 @@ class NodeClientTest : public testing::Test {
     delete shop_;
   }
 
-  static TlsPtr tls(const TlsFiles& files) { return std::make_shared<const TlsContext>(files); }
+  static TlsPtr tls(const tls::Files& files) { return std::make_shared<const tls::Context>(files); }
   /// Shows that certificate, believes our CA.
-  static TlsPtr showing(const TlsFiles& files) {
+  static TlsPtr showing(const tls::Files& files) {
     return tls({shop_->ca.certificate_file(), files.certificate, files.key});
   }
 
@@ -383,7 +384,7 @@ TEST_F(NodeClientTest, NoticesAPeerThatClosesInTheMiddle) {
 }
 
 /// Shakes hands as node a, reads a request, sends `text`, and closes with or without a farewell.
-void talk_tls(const sys::UniqueFd& fd, const TlsFiles& files, std::string_view text,
+void talk_tls(const sys::UniqueFd& fd, const tls::Files& files, std::string_view text,
               bool farewell) {
   const SslContextPtr context(SSL_CTX_new(TLS_server_method()));
   SSL_CTX_use_certificate_file(context.get(), files.certificate.c_str(), SSL_FILETYPE_PEM);

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include <stdexcept>
 
 namespace godwit::node {
@@ -85,6 +87,7 @@ TEST(NodeConfig, BadValuesNameTheirKey) {
            {R"("reservation": "")", "reservation"},
            {R"("peers": [{"name": "b", "address": "h:1", "port": 1}])", "peers[].port"},
            {R"("tls": {"ca": "x"})", "tls"},
+           {R"("transport": "udp")", "transport"},
            {R"("cpus": 1e99)", "cpus"},
            {R"("cpus": "4")", "cpus"},
            {R"("link": "0")", "link"},
@@ -134,6 +137,16 @@ TEST(NodeConfig, WithoutCertificatesItListensOnlyIfOneInsists) {
       complaint(with(
           R"("listen": "192.0.2.1:7400", "tls": {"ca": "a", "certificate": "b", "key": "c"})")),
       "");
+}
+
+TEST(NodeConfig, GuestsFindItsCertificatesWhereverTheyRun) {
+  const NodeConfig config = parse_node_config(
+      with(R"("transport": "rdma", "tls": {"ca": "/etc/ca", "certificate": "b", "key": "c"})"));
+  const std::string here = std::filesystem::current_path().string() + "/";
+  EXPECT_EQ(config.tls->ca, "/etc/ca");
+  EXPECT_EQ(config.tls->certificate, here + "b");
+  EXPECT_EQ(config.tls->key, here + "c");
+  EXPECT_EQ(config.transport, "rdma");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "node/daemon/tls.h"
+#include "migration/tls/tls.h"
 
 #include <dlfcn.h>
 #include <fmt/format.h>
@@ -7,24 +7,22 @@
 #include <stdexcept>
 #include <string>
 
-#include "node/daemon/tls_module.h"
+#include "migration/tls/module.h"
 
-namespace godwit::node {
+namespace godwit::tls {
 
 namespace {
 
 /// Beside the binary, or where a package puts it. Not by run path: sanitizers' dlopen() ignores it.
 /// Never unloaded.
-TlsEntry load() {
+void* load() {
   const auto folder = std::filesystem::read_symlink("/proc/self/exe").parent_path();
-  std::string why;
   for (const char* place : {"godwit_tls.so", "../lib/godwit/godwit_tls.so"}) {
     const auto path = folder / place;
     if (!std::filesystem::exists(path)) continue;
     void* const module = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    void* const entry = module == nullptr ? nullptr : ::dlsym(module, "godwit_tls");
-    if (entry == nullptr) throw std::runtime_error(fmt::format("TLS: {}", ::dlerror()));
-    return reinterpret_cast<TlsEntry>(entry);
+    if (module == nullptr) throw std::runtime_error(fmt::format("TLS: {}", ::dlerror()));
+    return module;
   }
   throw std::runtime_error(fmt::format("TLS needs godwit_tls.so in {} or {}", folder.string(),
                                        (folder.parent_path() / "lib/godwit").string()));
@@ -32,8 +30,15 @@ TlsEntry load() {
 
 }  // namespace
 
-TlsContext::TlsContext(const TlsFiles& files) : module_(load()(GODWIT_VERSION, files)) {}
+void* Context::function(const char* name) {
+  void* const function = ::dlsym(load(), name);
+  if (function == nullptr) throw std::runtime_error(fmt::format("TLS: {}", ::dlerror()));
+  return function;
+}
 
-TlsContext::~TlsContext() = default;
+Context::Context(const Files& files)
+    : module_(reinterpret_cast<Entry>(function("godwit_tls"))(GODWIT_VERSION, files)) {}
 
-}  // namespace godwit::node
+Context::~Context() = default;
+
+}  // namespace godwit::tls

@@ -1,4 +1,4 @@
-#include "node/daemon/tls.h"
+#include "migration/tls/tls.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -7,15 +7,15 @@
 #include <filesystem>
 #include <fstream>
 
-#include "node/daemon/tls_module.h"
-#include "tests/node/daemon/certificates.h"
+#include "migration/tls/module.h"
+#include "tests/migration/tls/certificates.h"
 
-namespace godwit::node {
+namespace godwit::tls {
 namespace {
 
-class TlsContextTest : public testing::Test {
+class ContextTest : public testing::Test {
  protected:
-  ~TlsContextTest() override { std::filesystem::remove_all(folder_); }
+  ~ContextTest() override { std::filesystem::remove_all(folder_); }
 
   static std::string make_folder() {
     std::string path = testing::TempDir() + "godwit_tls_XXXXXX";
@@ -29,9 +29,9 @@ class TlsContextTest : public testing::Test {
   }
 
   /// What the constructor throws; "" when it does not.
-  static std::string complaint(const TlsFiles& files) {
+  static std::string complaint(const Files& files) {
     try {
-      const TlsContext context(files);
+      const Context context(files);
       return {};
     } catch (const std::runtime_error& error) {
       return error.what();
@@ -40,20 +40,20 @@ class TlsContextTest : public testing::Test {
 
   const std::string folder_ = make_folder();
   TestCa ca_{folder_, "ca"};
-  const TlsFiles good_ = ca_.make("a", {.name = "a"});
+  const Files good_ = ca_.make("a", {.name = "a"});
 };
 
-TEST_F(TlsContextTest, TakesGoodFiles) { EXPECT_EQ(complaint(good_), ""); }
+TEST_F(ContextTest, TakesGoodFiles) { EXPECT_EQ(complaint(good_), ""); }
 
-TEST_F(TlsContextTest, KnowsItsNamesAndItsEnd) {
-  const TlsContext context(
-      ca_.make("b", {.name = "b", .also = "b.example", .valid_to_s = 864'000}));
+TEST_F(ContextTest, KnowsItsNamesAndItsEnd) {
+  const Context context(
+      ca_.make("b", {.name = "b", .also = "DNS:b.example", .valid_to_s = 864'000}));
   const OwnCertificate own = context.module().own_certificate();
   EXPECT_EQ(own.names, (std::vector<std::string>{"b", "b.example"}));
   EXPECT_NEAR(static_cast<double>(own.valid_until - std::time(nullptr)), 864'000, 60);
 }
 
-TEST_F(TlsContextTest, NamesAMissingFile) {
+TEST_F(ContextTest, NamesAMissingFile) {
   const std::string nowhere = folder_ + "nowhere";
   EXPECT_EQ(complaint({nowhere, good_.certificate, good_.key}),
             "CA " + nowhere + ": No such file or directory");
@@ -64,7 +64,7 @@ TEST_F(TlsContextTest, NamesAMissingFile) {
   EXPECT_EQ(complaint({"", good_.certificate, good_.key}), "no CA file is named");
 }
 
-TEST_F(TlsContextTest, RefusesAFolderAndAnEmptyFile) {
+TEST_F(ContextTest, RefusesAFolderAndAnEmptyFile) {
   EXPECT_NE(complaint({folder_, good_.certificate, good_.key}).find("Is a directory"),
             std::string::npos);
   const std::string empty = file("empty", "");
@@ -72,7 +72,7 @@ TEST_F(TlsContextTest, RefusesAFolderAndAnEmptyFile) {
             "CA " + empty + ": the file is empty");
 }
 
-TEST_F(TlsContextTest, RefusesWhatIsNoPem) {
+TEST_F(ContextTest, RefusesWhatIsNoPem) {
   const std::string text = file("text", "hello\n");
   EXPECT_EQ(complaint({text, good_.certificate, good_.key}),
             "CA " + text + ": holds no certificate (PEM)");
@@ -85,11 +85,11 @@ TEST_F(TlsContextTest, RefusesWhatIsNoPem) {
             "CA " + good_.key + ": holds no certificate (PEM)");
 }
 
-TEST_F(TlsContextTest, RefusesAKeyOfAnotherCertificate) {
-  const TlsFiles other = ca_.make("b", {.name = "b"});
+TEST_F(ContextTest, RefusesAKeyOfAnotherCertificate) {
+  const Files other = ca_.make("b", {.name = "b"});
   EXPECT_EQ(complaint({good_.ca, good_.certificate, other.key}),
             "key " + other.key + ": is not the key of " + good_.certificate);
 }
 
 }  // namespace
-}  // namespace godwit::node
+}  // namespace godwit::tls

@@ -1,4 +1,4 @@
-#include "node/daemon/tls_context.h"
+#include "migration/tls/openssl_context.h"
 
 #include <fmt/format.h>
 #include <openssl/err.h>
@@ -12,7 +12,7 @@
 #include <fstream>
 #include <stdexcept>
 
-namespace godwit::node {
+namespace godwit::tls {
 
 namespace {
 
@@ -41,7 +41,7 @@ void expect_readable(const char* what, const std::string& path) {
 /// A daemon has nobody to ask.
 int no_passphrase(char*, int, int, void*) { return 0; }
 
-std::unique_ptr<SSL_CTX, FreeSsl> make_context(const SSL_METHOD* method, const TlsFiles& files) {
+std::unique_ptr<SSL_CTX, FreeSsl> make_context(const SSL_METHOD* method, const Files& files) {
   ::ERR_clear_error();
   std::unique_ptr<SSL_CTX, FreeSsl> context(::SSL_CTX_new(method));
   SSL_CTX* const raw = context.get();
@@ -81,7 +81,7 @@ void FreeSsl::operator()(SSL_CTX* context) const { ::SSL_CTX_free(context); }
 void FreeSsl::operator()(SSL* session) const { ::SSL_free(session); }
 void FreeSsl::operator()(X509* certificate) const { ::X509_free(certificate); }
 
-TlsContexts::TlsContexts(const TlsFiles& files) {
+OpenSslContexts::OpenSslContexts(const Files& files) {
   expect_readable("CA", files.ca);
   expect_readable("certificate", files.certificate);
   expect_readable("key", files.key);
@@ -128,7 +128,9 @@ std::int64_t valid_until(const X509* certificate) {
 
 bool has_name(const X509* certificate, const std::string& name) {
   const auto names = names_of(certificate);
-  return !name.empty() && std::find(names.begin(), names.end(), name) != names.end();
+  if (name.empty()) return false;
+  return std::find(names.begin(), names.end(), name) != names.end() ||
+         ::X509_check_ip_asc(const_cast<X509*>(certificate), name.c_str(), 0) == 1;
 }
 
-}  // namespace godwit::node
+}  // namespace godwit::tls

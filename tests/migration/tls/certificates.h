@@ -5,13 +5,13 @@
 
 #include <string>
 
-#include "node/daemon/tls.h"
+#include "migration/tls/tls.h"
 
-namespace godwit::node {
+namespace godwit::tls {
 
 struct CertificateWish {
   std::string name;           // common name
-  std::string also = {};      // a DNS name among the alternative names
+  std::string also = {};      // alternative names: "DNS:b.example,IP:10.0.0.2"
   long valid_from_s = -3600;  // from now
   long valid_to_s = 3600;
 };
@@ -25,7 +25,7 @@ class TestCa {
   TestCa& operator=(const TestCa&) = delete;
 
   /// A new certificate of this CA, with its key; `file` names the files.
-  TlsFiles make(const std::string& file, const CertificateWish& wish);
+  Files make(const std::string& file, const CertificateWish& wish);
   std::string certificate_file() const { return folder_ + name_ + ".crt"; }
 
  private:
@@ -35,4 +35,4 @@ class TestCa {
   X509* certificate_;
 };
 
-}  // namespace godwit::node
+}  // namespace godwit::tls

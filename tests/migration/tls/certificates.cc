@@ -1,4 +1,4 @@
-#include "tests/node/daemon/certificates.h"
+#include "tests/migration/tls/certificates.h"
 
 #include <openssl/evp.h>
 #include <openssl/pem.h>
@@ -10,7 +10,7 @@
 #include <stdexcept>
 #include <utility>
 
-namespace godwit::node {
+namespace godwit::tls {
 
 namespace {
 
@@ -44,7 +44,7 @@ X509* make_certificate(const CertificateWish& wish, EVP_PKEY* key, X509* issuer,
   X509_set_issuer_name(made, X509_get_subject_name(signer));
   X509_set_pubkey(made, key);
   add_extension(made, signer, NID_basic_constraints, is_ca ? "critical,CA:TRUE" : "CA:FALSE");
-  if (!wish.also.empty()) add_extension(made, signer, NID_subject_alt_name, "DNS:" + wish.also);
+  if (!wish.also.empty()) add_extension(made, signer, NID_subject_alt_name, wish.also);
   check(X509_sign(made, issuer_key, EVP_sha256()) > 0, "X509_sign");
   return made;
 }
@@ -72,8 +72,8 @@ TestCa::~TestCa() {
   EVP_PKEY_free(key_);
 }
 
-TlsFiles TestCa::make(const std::string& file, const CertificateWish& wish) {
-  TlsFiles files{certificate_file(), folder_ + file + ".crt", folder_ + file + ".key"};
+Files TestCa::make(const std::string& file, const CertificateWish& wish) {
+  Files files{certificate_file(), folder_ + file + ".crt", folder_ + file + ".key"};
   EVP_PKEY* const key = EVP_EC_gen("P-256");
   X509* const made = make_certificate(wish, key, certificate_, key_);
   write_file(files.certificate, [&](std::FILE* out) { return PEM_write_X509(out, made); });
@@ -85,4 +85,4 @@ TlsFiles TestCa::make(const std::string& file, const CertificateWish& wish) {
   return files;
 }
 
-}  // namespace godwit::node
+}  // namespace godwit::tls

@@ -1,4 +1,4 @@
-// OpenSSL's side of a TlsContext. Part of godwit_tls.so.
+// OpenSSL's side of a Context. Part of godwit_tls.so.
 #pragma once
 
 #include <openssl/types.h>
@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "node/daemon/tls.h"
+#include "migration/tls/tls.h"
 
-namespace godwit::node {
+namespace godwit::tls {
 
 struct FreeSsl {
   void operator()(SSL_CTX* context) const;
@@ -21,10 +21,10 @@ using SslContextPtr = std::unique_ptr<SSL_CTX, FreeSsl>;
 using SslPtr = std::unique_ptr<SSL, FreeSsl>;
 using CertificatePtr = std::unique_ptr<X509, FreeSsl>;
 
-class TlsContexts {
+class OpenSslContexts {
  public:
   /// Throws std::runtime_error with one line that names the file at fault.
-  explicit TlsContexts(const TlsFiles& files);
+  explicit OpenSslContexts(const Files& files);
 
   /// For the side that accepts: the peer must show a certificate that the CA signed.
   SSL_CTX* server() const { return server_.get(); }
@@ -44,7 +44,7 @@ std::string common_name(const X509* certificate);
 std::vector<std::string> names_of(const X509* certificate);
 /// The end of its validity, Unix seconds.
 std::int64_t valid_until(const X509* certificate);
-/// Is one of its names exactly `name`? No wildcards.
+/// Is one of these, or an IP address among its alternative names, exactly `name`? No wildcards.
 bool has_name(const X509* certificate, const std::string& name);
 
-}  // namespace godwit::node
+}  // namespace godwit::tls
