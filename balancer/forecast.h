@@ -18,13 +18,20 @@ class LoadEstimator {
   // `most` is the guest's limit, for the prior while it was watched little.
   Forecast forecast(double most, const PolicyConfig& policy) const;
 
-  std::uint32_t samples() const { return samples_; }
+  // What it has learnt, which goes with a guest to its next host.
+  struct Memory {
+    double fast = 0;
+    double slow = 0;
+    double variance = 0;  // about the fast and slow forecast, one sample ahead
+    std::uint32_t samples = 0;
+  };
+  const Memory& memory() const { return memory_; }
+  // False, and nothing is taken, when a figure is not finite, negative, or above what a guest of
+  // `most` can have.
+  bool remember(const Memory& memory, double most);
 
  private:
-  double fast_ = 0;
-  double slow_ = 0;
-  double variance_ = 0;  // about the fast and slow forecast, one sample ahead
-  std::uint32_t samples_ = 0;
+  Memory memory_;
 };
 
 // How much demand above `capacity` is to be expected of a normally distributed load, in units of

@@ -59,6 +59,23 @@ json to_json(const Attributes& attributes) {
           {"pinned", attributes.pinned}};
 }
 
+json to_json(const balancer::LoadEstimator& load) {
+  const balancer::LoadEstimator::Memory& memory = load.memory();
+  return {{"fast", memory.fast},
+          {"slow", memory.slow},
+          {"variance", memory.variance},
+          {"samples", memory.samples}};
+}
+
+bool learn(balancer::LoadEstimator& load, const json& object, unsigned cpus) {
+  const auto number = [&](const char* key) { return number_in(object, key).value_or(-1); };
+  const double samples = number("samples");
+  if (!(samples >= 0 && samples < 1e9)) return false;
+  return load.remember({number("fast"), number("slow"), number("variance"),
+                        static_cast<std::uint32_t>(samples)},
+                       cpus);
+}
+
 std::uint32_t group_number(const std::string& name) {
   if (name.empty()) return 0;
   return static_cast<std::uint32_t>(std::hash<std::string>{}(name) | 1);

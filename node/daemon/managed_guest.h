@@ -27,6 +27,11 @@ struct Attributes {
 Attributes attributes_of(const nlohmann::json& object);
 nlohmann::json to_json(const Attributes& attributes);
 
+/// What was learnt of a guest's load, for its next host; false, and nothing is taken, where that is
+/// missing or nonsense for so many vCPUs.
+nlohmann::json to_json(const balancer::LoadEstimator& load);
+bool learn(balancer::LoadEstimator& load, const nlohmann::json& object, unsigned cpus);
+
 /// Groups have names; the balancer compares numbers. 0 is no group.
 std::uint32_t group_number(const std::string& name);
 

@@ -126,6 +126,7 @@ class Node {
   balancer::ClusterView cluster_view(double now, Names& names);
   nlohmann::json host_json();
   nlohmann::json guest_json(const ManagedGuest& guest, double now) const;
+  nlohmann::json description_of(const ManagedGuest& guest) const;
   std::uint64_t capability_bits(const std::vector<std::string>& names);
 
   // node_swap.cc

@@ -190,8 +190,7 @@ Node::Leaving Node::begin_move(const std::string& name, const std::string& peer)
   if (!guest->promised.empty())
     throw Conflict(fmt::format("{} is promised to another node just now", name));
   guest->moving = true;
-  Leaving leaving{guest->api, guest_json(*guest, seconds()), 0};
-  leaving.description["attributes"] = to_json(guest->attributes);
+  Leaving leaving{guest->api, description_of(*guest), 0};
   const balancer::HostView self = self_view();
   leaving.load_before = self.forecast.mean / self.capacity;
   if (guest->last_move > seconds() - kUndone && guest->left == peer) ++counters_["moves_undone"];

@@ -47,7 +47,9 @@ ManagedGuest Node::admit(const json& description, const PlaceTerms& terms) {
       std::clamp(number_in(description, "memory_used").value_or(0), 0.0, wanted.memory);
   wanted.demand = std::clamp(number_in(description, "demand").value_or(0), 0.0,
                              static_cast<double>(wanted.cpus));
-  wanted.load.add(wanted.demand, policy_);
+  if (!learn(wanted.load, field(description, "load"), wanted.cpus)) {
+    wanted.load.add(wanted.demand, policy_);
+  }
   wanted.heat = std::clamp(number_in(description, "recent_moves").value_or(0), 0.0, 100.0) + 1;
   balancer::HostView self = self_view();
   self.has = capability_bits(config_.capabilities);

@@ -253,6 +253,14 @@ json Node::guest_json(const ManagedGuest& guest, double now) const {
           {"migration", guest.migration}};
 }
 
+/// What the next host is told of a guest.
+json Node::description_of(const ManagedGuest& guest) const {
+  json description = guest_json(guest, seconds());
+  description["attributes"] = to_json(guest.attributes);
+  description["load"] = to_json(guest.load);
+  return description;
+}
+
 json Node::view() {
   const std::lock_guard lock(mutex_);
   constexpr const char* kStates[] = {"open", "draining", "closed", "asleep"};
