@@ -58,9 +58,12 @@ Draft::Draft(const ClusterView& from, const PolicyConfig& settings)
 }
 
 MoveCost cost_between(const GuestView& guest, const HostView& source, const HostView& target) {
-  double link = std::min(source.link, target.link);
+  double link = target.path > 0 ? target.path : std::min(source.link, target.link);
   if (!(link > 0)) link = 1;  // unknown: a slow link makes moves dear, not free
-  return predict_move(guest, std::max(link, 0.001));  // 1 kB/s: the prediction stays finite
+  // At least 1 kB/s: the prediction stays finite.
+  MoveCost cost = predict_move(guest, std::max(link, 0.001));
+  cost.seconds += target.setup;
+  return cost;
 }
 
 bool Draft::admits(const HostView& peer, const GuestView& guest) const {
@@ -121,7 +124,8 @@ void Draft::commit(const Decision& decision, std::size_t guest, std::size_t peer
 
 bool wants_peers(const ClusterView& view, const PolicyConfig& policy) {
   if (!measured(view) || view.guests.empty()) return false;
-  return view.hot || view.drain || policy.goal == Goal::kBalance || may_empty(view, policy);
+  return view.hot || view.drain || policy.goal == Goal::kBalance || on_the_brink(view, policy) ||
+         may_empty(view, policy);
 }
 
 std::vector<Decision> decide(const ClusterView& view, const PolicyConfig& policy) {
@@ -139,6 +143,8 @@ std::vector<Decision> decide(const ClusterView& view, const PolicyConfig& policy
     return {decision};
   }
   Draft draft(view, policy);
+  if (!view.drain && !view.hot && on_the_brink(view, policy)) wake_ahead(draft);
+  if (!draft.decisions.empty()) return std::move(draft.decisions);
   if (view.drain) {
     empty_host(draft, Cause::kDrain);
   } else if (view.hot) {
@@ -154,6 +160,25 @@ std::vector<Decision> decide(const ClusterView& view, const PolicyConfig& policy
                                          brief ? Obstacle::kNotPersistent : Obstacle::kBalanced));
   }
   return std::move(draft.decisions);
+}
+
+Decision describe(const ClusterView& view, const PolicyConfig& policy, GuestId guest, HostId target,
+                  Cause cause) {
+  const Draft draft(view, policy);
+  const auto moved = std::find_if(draft.guests.begin(), draft.guests.end(),
+                                  [&](const GuestView& one) { return one.id == guest; });
+  const auto peer = std::find_if(draft.peers.begin(), draft.peers.end(),
+                                 [&](const HostView& one) { return one.id == target; });
+  if (measured(view) && moved != draft.guests.end() && peer != draft.peers.end()) {
+    return draft.describe(*moved, *peer, cause, 0, cost_between(*moved, draft.self, *peer));
+  }
+  Decision decision;
+  decision.action = Action::kMove;
+  decision.cause = cause;
+  decision.guest = guest;
+  decision.source = view.self.id;
+  decision.target = target;
+  return decision;
 }
 
 }  // namespace godwit::balancer

@@ -15,9 +15,19 @@ namespace godwit::balancer {
 // emptying or balancing need not ask any. `view.peers` is not read.
 bool wants_peers(const ClusterView& view, const PolicyConfig& policy);
 
+// The load of this host that is expected by the time that a host could be woken, and whether it is
+// too much then: whoever is awake and empty had better stay so.
+double expected_at_boot(const ClusterView& view);
+bool on_the_brink(const ClusterView& view, const PolicyConfig& policy);
+
 // At least one decision; the last may be a stay or refusal with its reason. Moves are ordered;
 // those with the same `plan` belong together. Cost grows with guests x peers of this view, not with
 // the cluster.
 std::vector<Decision> decide(const ClusterView& view, const PolicyConfig& policy);
+
+// A move that somebody else decided, with the figures that `decide` would give: none, but who and
+// where, when the guest or the target has none that can be reckoned with.
+Decision describe(const ClusterView& view, const PolicyConfig& policy, GuestId guest, HostId target,
+                  Cause cause);
 
 }  // namespace godwit::balancer

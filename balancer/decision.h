@@ -17,7 +17,7 @@ enum class Action {
   kWake,  // power `target` up; the moves that need it follow in the same plan
 };
 
-enum class Cause { kNone, kOverload, kImbalance, kConsolidation, kDrain };
+enum class Cause { kNone, kOverload, kImbalance, kConsolidation, kDrain, kHand };
 
 enum class Obstacle {
   kNone,
@@ -53,9 +53,10 @@ struct Decision {
 const char* name(Action action);
 const char* name(Cause cause);
 const char* name(Obstacle obstacle);
-// One line in words and numbers; guests and hosts by their numbers, or as the caller names them.
+// One line in words and numbers; guests and hosts by their numbers, or as the caller names them;
+// `unit` is that of benefit and cost.
 std::string explain(const Decision& decision);
 std::string explain(const Decision& decision, const std::function<std::string(GuestId)>& guest_name,
-                    const std::function<std::string(HostId)>& host_name);
+                    const std::function<std::string(HostId)>& host_name, const char* unit);
 
 }  // namespace godwit::balancer

@@ -58,5 +58,6 @@ MoveCost cost_between(const GuestView& guest, const HostView& source, const Host
 void relieve(Draft& draft);                  // overload
 void empty_host(Draft& draft, Cause cause);  // consolidation and drain
 void even_out(Draft& draft);                 // balance
+void wake_ahead(Draft& draft);               // overload that is to come
 
 }  // namespace godwit::balancer

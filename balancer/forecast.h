@@ -11,6 +11,14 @@ namespace godwit::balancer {
 
 class LoadEstimator {
  public:
+  LoadEstimator() = default;
+  // Goes on where another left off that had seen `samples` of the same load, at least 1.
+  LoadEstimator(const Forecast& forecast, std::uint32_t samples)
+      : fast_(forecast.mean),
+        slow_(forecast.mean),
+        variance_(forecast.variance),
+        samples_(samples) {}
+
   // `sample` in units of capacity. Not finite or negative samples (a lying peer, a clock jump) are
   // taken as 0.
   void add(double sample, const PolicyConfig& policy);
@@ -18,20 +26,13 @@ class LoadEstimator {
   // `most` is the guest's limit, for the prior while it was watched little.
   Forecast forecast(double most, const PolicyConfig& policy) const;
 
-  // What it has learnt, which goes with a guest to its next host.
-  struct Memory {
-    double fast = 0;
-    double slow = 0;
-    double variance = 0;  // about the fast and slow forecast, one sample ahead
-    std::uint32_t samples = 0;
-  };
-  const Memory& memory() const { return memory_; }
-  // False, and nothing is taken, when a figure is not finite, negative, or above what a guest of
-  // `most` can have.
-  bool remember(const Memory& memory, double most);
+  std::uint32_t samples() const { return samples_; }
 
  private:
-  Memory memory_;
+  double fast_ = 0;
+  double slow_ = 0;
+  double variance_ = 0;  // about the fast and slow forecast, one sample ahead
+  std::uint32_t samples_ = 0;
 };
 
 // How much demand above `capacity` is to be expected of a normally distributed load, in units of

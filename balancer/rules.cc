@@ -25,7 +25,7 @@ bool sane(const Forecast& forecast) {
 
 bool sane(const GuestView& guest) {
   return sane(guest.forecast) && figure(guest.demand) && figure(guest.memory) &&
-         figure(guest.dirty_rate) && figure(guest.sensitivity);
+         figure(guest.given) && figure(guest.dirty_rate) && figure(guest.sensitivity);
 }
 
 bool sane(const HostView& host) {
@@ -37,16 +37,21 @@ bool sane(const HostView& host) {
                      [](const GuestView& offer) { return sane(offer); });
 }
 
-bool allowed(const GuestView& guest, const HostView& target) {
-  if (!target.alive || target.closed || !(target.capacity > 0)) return false;
-  if ((guest.needs & ~target.has) != 0) return false;
-  if (target.memory > 0 && !(target.memory_used + guest.memory <= target.memory)) return false;
+double room_of(const GuestView& guest) { return std::max(guest.memory, guest.given); }
+
+Rule broken_rule(const GuestView& guest, const HostView& target) {
+  if (!target.alive || !(target.capacity > 0)) return Rule::kDown;
+  if (target.closed) return Rule::kClosed;
+  if ((guest.needs & ~target.has) != 0) return Rule::kNeeds;
+  if (target.memory > 0 && !(target.memory_used + room_of(guest) <= target.memory)) {
+    return Rule::kMemory;
+  }
   if (guest.keep_apart != 0 && std::find(target.groups.begin(), target.groups.end(),
                                          guest.keep_apart) != target.groups.end()) {
-    return false;
+    return Rule::kApart;
   }
   const double core = target.core > 0 ? target.core : target.capacity;
-  return std::max(guest.demand, guest.forecast.mean) <= core;
+  return std::max(guest.demand, guest.forecast.mean) <= core ? Rule::kNone : Rule::kCore;
 }
 
 bool has_room(const Forecast& load, const HostView& target, const PolicyConfig& policy) {
@@ -65,7 +70,7 @@ Forecast without(const Forecast& load, const Forecast& guest) {
 
 void charge(HostView& host, const GuestView& guest, double sign) {
   host.demand = std::max(0.0, host.demand + sign * guest.demand);
-  host.memory_used = std::max(0.0, host.memory_used + sign * guest.memory);
+  host.memory_used = std::max(0.0, host.memory_used + sign * room_of(guest));
   if (sign > 0) {
     host.forecast = with(host.forecast, guest.forecast);
     ++host.guests;

@@ -12,8 +12,17 @@ bool sane(const Forecast& forecast);
 bool sane(const GuestView& guest);
 bool sane(const HostView& host);
 
-// Alive, open, capable, no conflict of groups, memory for it, a core fast enough for it.
-bool allowed(const GuestView& guest, const HostView& target);
+// MB that a guest takes up at its host.
+double room_of(const GuestView& guest);
+
+enum class Rule { kNone, kDown, kClosed, kNeeds, kMemory, kApart, kCore };
+
+// What keeps the guest off the host: it is down, closed, lacks a capability or the memory for it,
+// has one of its group, or no core as fast.
+Rule broken_rule(const GuestView& guest, const HostView& target);
+inline bool allowed(const GuestView& guest, const HostView& target) {
+  return broken_rule(guest, target) == Rule::kNone;
+}
 
 // Forecast mean + confidence x deviation within the target's threshold, and the guest within one
 // core's speed.

@@ -25,6 +25,7 @@ struct GuestView {
   Forecast forecast;
   double most = 0;          // CPU it can ever use: its vCPUs
   double memory = 0;        // MB in use: what a move has to copy
+  double given = 0;         // MB it may come to use, if more: what a target must have room for
   double dirty_rate = 0;    // MB/s
   double sensitivity = 1;   // weight of its lost work; 0 is idle batch, 10 is a database
   std::uint64_t needs = 0;  // capability bits a host must have
@@ -51,6 +52,8 @@ struct HostView {
   double memory = 0;       // MB for guests; 0: not limited
   double memory_used = 0;  // MB, reservations included
   double link = 0;         // MB/s a move can use
+  double path = 0;         // MB/s that moves from here to it were seen to copy; 0: none was
+  double setup = 0;        // seconds of such a move in which nothing is copied
   double demand = 0;       // last sample, sum over guests and arrivals in flight
   Forecast forecast;       // sum over guests and arrivals in flight, departures taken off
   std::size_t guests = 0;
@@ -70,6 +73,8 @@ struct ClusterView {
   double now = 0;  // seconds, monotonic
   HostView self;
   bool drain = false;             // this host must become empty
+  double rise = 0;                // CPU a second by which this host's forecast grows
+  double boot = 0;                // seconds until a host that is woken takes guests; 0: at once
   bool hot = false;               // detection.h: persistent and forecast overload
   std::vector<GuestView> guests;  // on this host
   std::vector<HostView> peers;    // asked just now: awake ones, and a few that could be woken

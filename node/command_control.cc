@@ -6,6 +6,7 @@
 #include "node/commands.h"
 #include "node/control_client.h"
 #include "node/exit_codes.h"
+#include "node/local_node.h"
 #include "node/options.h"
 
 namespace godwit::node {
@@ -37,13 +38,18 @@ int resume_command(const Words& words) {
 
 int stop_command(const Words& words) {
   Options options(
-      "stop NAME [--force]",
+      "stop NAME [--force] [--node SOCKET]",
       "Presses the guest's ACPI power button and returns: how fast the guest shuts down, "
       "and\nwhether it does, is its own affair.",
       kCodes);
   options.flag("force", "end the guest at once, as if its power were cut").argument("NAME");
-  if (!options.parse(words)) return kExitOk;
-  ControlClient(options.text("NAME")).put("/v1/stop", {{"force", options.on("force")}});
+  if (!LocalNode::add_option(options).parse(words)) return kExitOk;
+  const json body{{"force", options.on("force")}};
+  if (options.has("node")) {
+    LocalNode(options).request("DELETE", guest_target(options.text("NAME")), body, kNodeAnswers);
+  } else {
+    ControlClient(options.text("NAME")).put("/v1/stop", body);
+  }
   return kExitOk;
 }
 

@@ -1,19 +1,25 @@
 // start, drain, undrain, mode, explain: one request each to the node of this host.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <ctime>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <utility>
 
 #include "node/commands.h"
 #include "node/control_socket.h"
 #include "node/daemon/json_fields.h"
-#include "node/daemon/node_client.h"
 #include "node/daemon/node_config.h"
 #include "node/daemon/screen_text.h"
 #include "node/exit_codes.h"
+#include "node/local_node.h"
 #include "node/machine_options.h"
 #include "node/options.h"
+#include "node/progress_line.h"
+#include "node/report_text.h"
+#include "node/units.h"
 
 namespace godwit::node {
 
@@ -23,15 +29,6 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr const char* kCodes = "Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage.";
-
-Options& with_node(Options& options) {
-  return options.value("node", "SOCKET", "of the node, instead of the one of this host");
-}
-
-NodeClient node_of(const Options& options) {
-  return NodeClient(options.has("node") ? options.text("node") : runtime_directory() + "/node.api",
-                    nullptr);
-}
 
 std::string when(const json& record) {
   const auto time = static_cast<std::time_t>(number_in(record, "time").value_or(0));
@@ -48,20 +45,29 @@ std::string outcome_text(const json& record) {
   if (!outcome.is_object()) return {};
   std::string text = printable(text_in(outcome, "status").value_or("?"));
   if (const auto ms = number_in(outcome, "total_ms")) {
-    text += fmt::format(" in {:.1f} s", *ms / 1000);
+    text += " in " + format_time_ms(*ms);
     const double predicted = number_in(field(record, "predicted"), "seconds").value_or(0);
-    if (predicted > 0) text += fmt::format(" (predicted {:.1f} s)", predicted);
+    if (predicted > 0) text += fmt::format(" (predicted {})", format_time_ms(predicted * 1000));
   }
   if (const auto ms = number_in(outcome, "downtime_ms"))
     text += fmt::format(", paused {:.0f} ms", *ms);
   if (const auto reason = text_in(outcome, "reason"); reason && !reason->empty()) {
     text += ": " + printable(*reason);
   }
-  const auto before = number_in(outcome, "source_load_before");
-  const auto later = number_in(outcome, "source_load_later");
-  if (before && later) {
-    text += fmt::format("; the load here went from {:.0f} % to {:.0f} %{}", *before * 100,
-                        *later * 100, *later < *before ? "" : ": it did not help");
+  const auto change = [&](const char* before_key, const char* later_key, const std::string& what) {
+    const auto before = number_in(outcome, before_key);
+    const auto later = number_in(outcome, later_key);
+    if (!before || !later) return;
+    text += fmt::format("{} from {:.0f} % to {:.0f} %", what, *before * 100, *later * 100);
+  };
+  change("source_load_before", "source_load_later", "; the load here went");
+  change("target_load_before", "target_load_later", ", there");
+  change("deviation_before", "deviation_later", ", the hosts' deviation");
+  if (const auto verdict = text_in(outcome, "verdict")) text += "; " + printable(*verdict);
+  if (const json& undone = field(outcome, "undone"); undone.is_object()) {
+    text += fmt::format("; undone after {:.0f} s: it went on to {}",
+                        number_in(undone, "after_s").value_or(0),
+                        printable(text_in(undone, "to").value_or("?")));
   }
   return text;
 }
@@ -75,8 +81,106 @@ void print_record(const json& record) {
                number_in(peer, "load").value_or(0) * 100,
                number_in(peer, "forecast_load").value_or(0) * 100);
   }
+  std::string guests;
+  for (const json& guest : list_in(inputs, "guests")) {
+    guests += fmt::format("{}{} {:.2f} cores", guests.empty() ? "" : ", ",
+                          printable(text_in(guest, "name").value_or("?")),
+                          number_in(guest, "forecast").value_or(0));
+    const double rests = number_in(guest, "rests_s").value_or(0);
+    if (rests > 0) guests += " (rests " + format_age(rests) + ")";
+  }
+  if (!guests.empty()) fmt::print("    guests: {}\n", guests);
   if (const std::string outcome = outcome_text(record); !outcome.empty()) {
     fmt::print("    -> {}\n", outcome);
+  }
+}
+
+/// What a drain does, as its node's status tells it.
+class DrainWatch {
+ public:
+  explicit DrainWatch(bool as_json) : as_json_(as_json) {}
+
+  void plan(const json& plan) const {
+    if (as_json_) return print(plan);
+    for (const json& move : list_in(plan, "plan")) {
+      fmt::print("{} goes to {}\n", word(move, "guest"), word(move, "to"));
+    }
+    std::fflush(stdout);
+  }
+
+  void show(const json& status) {
+    const json& drain = field(status, "drain");
+    const json& moved = list_in(drain, "moved");
+    const double all = number_in(drain, "guests").value_or(0);
+    if (shown_ < moved.size()) line_.clear();
+    for (; shown_ < moved.size(); ++shown_) {
+      const json& move = moved[shown_];
+      if (as_json_) {
+        print(move);
+        continue;
+      }
+      fmt::print("{} at {}, {} of {:.0f}, {:.1f} s\n", word(move, "guest"), word(move, "to"),
+                 shown_ + 1, all, number_in(move, "total_ms").value_or(0) / 1000);
+      std::fflush(stdout);
+    }
+    if (text_in(status, "state") != "draining") return line_.clear();
+    complain(printable(text_in(status, "drain_trouble").value_or("")));
+    for (const json& move : list_in(status, "moves")) {
+      if (text_in(move, "from") != text_in(status, "name")) continue;
+      const std::string who = fmt::format("{} to {}  ", word(move, "guest"), word(move, "to"));
+      const auto room = ProgressLine::columns() - std::min<std::size_t>(60, who.size());
+      line_.draw(who + progress_bar(move, static_cast<unsigned>(room)));
+    }
+  }
+
+  /// The exit code; throws when guests are left.
+  int end(const json& status) const {
+    const std::string state = word(status, "state");
+    const std::size_t left = list_in(status, "guests").size();
+    if (as_json_) {
+      print({{"state", state}, {"guests_left", left}});
+    } else if (left == 0) {
+      fmt::print("empty, and closed until godwit undrain\n");
+    }
+    if (left == 0) return kExitOk;
+    if (state != "closed") throw std::runtime_error("the drain was stopped by undrain");
+    throw std::runtime_error(word(status, "drain_trouble"));
+  }
+
+ private:
+  static std::string word(const json& object, const char* key) {
+    return printable(text_in(object, key).value_or("?"));
+  }
+  static void print(const json& value) {
+    fmt::print("{}\n", value.dump());
+    std::fflush(stdout);
+  }
+  void complain(const std::string& trouble) {
+    if (std::exchange(trouble_, trouble) == trouble || trouble.empty()) return;
+    line_.clear();
+    fmt::print(stderr, "godwit: drain: {}\n", trouble);
+  }
+
+  const bool as_json_;
+  std::size_t shown_ = 0;  // of the guests that have moved
+  std::string trouble_;
+  ProgressLine line_;
+};
+/// Where else to look for it.
+void explain_guest(const LocalNode& node, const std::string& name, bool no_records) {
+  for (const json& guest : node.request("GET", "/v1/guests", nullptr, 10s)) {
+    if (text_in(guest, "name") != name) continue;
+    if (no_records) fmt::print("no decisions about {} yet\n", name);
+    const std::string left = text_in(guest, "left").value_or("");
+    if (!left.empty()) {
+      fmt::print("{0} came from {1}: what was decided before that, {1} knows\n", name,
+                 printable(left));
+    }
+    return;
+  }
+  if (no_records) {
+    throw std::runtime_error(
+        fmt::format("no guest called {} is here, and no decision was about one", name));
   }
 }
 
@@ -98,7 +202,7 @@ int start_command(const Words& words) {
       .value("apart", "GROUP", "at most one guest of the group on a host")
       .value("together", "GROUP", "guests of the group stay on one host")
       .flag("pin", "never move it");
-  if (!with_node(options).parse(words)) return kExitOk;
+  if (!LocalNode::add_option(options).parse(words)) return kExitOk;
   const vmm::MachineConfig config = machine_config(options);
   json disks = json::array();
   for (const vmm::DiskConfig& disk : config.disks) {
@@ -134,7 +238,7 @@ int start_command(const Words& words) {
     request["vsock"] = {{"cid", config.vsock.cid}, {"path", config.vsock.path}};
   }
   if (!config.initrd.empty()) request["initrd"] = config.initrd;
-  const json status = node_of(options).request("POST", "/v1/guests", request, 130s);
+  const json status = LocalNode(options).request("POST", "/v1/guests", request, 130s);
   fmt::print("{} runs (pid {})\n", config.name,
              static_cast<long>(number_in(status, "pid").value_or(0)));
   return kExitOk;
@@ -147,46 +251,27 @@ int drain_command(const Words& words) {
       "first move,\nand keeps the host closed until `godwit undrain`.",
       "Ctrl-C stops watching, not draining; `godwit undrain` stops it.\n"
       "Exit codes: 0 empty, 1 refused or failed (one line says why), 2 wrong usage.");
-  options.flag("json", "print the plan and the end as JSON lines");
-  if (!with_node(options).parse(words)) return kExitOk;
-  const NodeClient node = node_of(options);
+  options.flag("json", "print the plan, each guest that has moved, and the end as JSON lines");
+  if (!LocalNode::add_option(options).parse(words)) return kExitOk;
+  const LocalNode node(options);
   const json plan = node.request("PUT", "/v1/drain", json::object(), 10s);
-  if (options.on("json")) fmt::print("{}\n", plan.dump());
-  const json& moves = list_in(plan, "plan");
-  if (!options.on("json")) {
-    for (const json& move : moves) {
-      fmt::print("{} goes to {}\n", text_in(move, "guest").value_or("?"),
-                 text_in(move, "to").value_or("?"));
-    }
-  }
-  for (std::string trouble;;) {
-    const json status = node.request("GET", "/v1/node", nullptr, 10s);
-    const std::string state = text_in(status, "state").value_or("");
-    const std::size_t left = list_in(status, "guests").size();
-    if (const std::string now = text_in(status, "drain_trouble").value_or(""); now != trouble) {
-      trouble = now;
-      if (!now.empty()) fmt::print(stderr, "godwit: drain: {}\n", printable(now));
-    }
-    if (state != "draining") {
-      if (options.on("json")) {
-        fmt::print("{}\n", json{{"state", state}, {"guests_left", left}}.dump());
-      } else if (left == 0) {
-        fmt::print("empty, and closed until godwit undrain\n");
-      }
-      if (left > 0 && state != "closed")
-        throw std::runtime_error("the drain was stopped by undrain");
-      if (left > 0) throw std::runtime_error(fmt::format("{} guests are left: {}", left, trouble));
-      return kExitOk;
-    }
+  DrainWatch watch(options.on("json"));
+  watch.plan(plan);
+  json status;
+  do {
     std::this_thread::sleep_for(200ms);
-  }
+    status = node.request("GET", "/v1/node", nullptr, 10s);
+    watch.show(status);
+  } while (text_in(status, "state") == "draining");
+  return watch.end(status);
 }
 
 int undrain_command(const Words& words) {
   Options options("undrain [--node SOCKET]",
                   "Opens a drained host to guests again, and stops a drain.", kCodes);
-  if (!with_node(options).parse(words)) return kExitOk;
-  node_of(options).request("PUT", "/v1/undrain", json::object(), 10s);
+  if (!LocalNode::add_option(options).parse(words)) return kExitOk;
+  const json opened = LocalNode(options).request("PUT", "/v1/undrain", json::object(), 10s);
+  fmt::print("{} is open\n", printable(text_in(opened, "name").value_or("?")));
   return kExitOk;
 }
 
@@ -202,7 +287,7 @@ int mode_command(const Words& words) {
   options.optional_argument("mode")
       .value("goal", "GOAL", "balance: even loads; consolidate: empty hosts, save energy")
       .flag("json", "print the mode and the goal as JSON");
-  if (!with_node(options).parse(words)) return kExitOk;
+  if (!LocalNode::add_option(options).parse(words)) return kExitOk;
   json wanted = json::object();
   if (options.has("mode")) {
     if (!mode_named(options.text("mode"))) {
@@ -216,7 +301,7 @@ int mode_command(const Words& words) {
     }
     wanted["goal"] = options.text("goal");
   }
-  const NodeClient node = node_of(options);
+  const LocalNode node(options);
   const json now = wanted.empty() ? node.request("GET", "/v1/view", nullptr, 10s)
                                   : node.request("PUT", "/v1/mode", wanted, 10s);
   const std::string mode = text_in(now, "mode").value_or("?");
@@ -231,12 +316,14 @@ int mode_command(const Words& words) {
 
 int explain_command(const Words& words) {
   Options options(
-      "explain [--guest NAME] [--node SOCKET] [--json]",
+      "explain [--guest NAME] [--last N] [--node SOCKET] [--json]",
       "Shows what the balancer of this host decided, and refused, why, and what came of it.",
-      kCodes);
+      "Benefit and cost of a move are work of CPUs that is won and lost, in core-seconds.\n" +
+          std::string(kCodes));
   options.value("guest", "NAME", "only decisions about this guest")
+      .value("last", "N", "the newest N, at most 1000", "200")
       .flag("json", "print the records as JSON");
-  if (!with_node(options).parse(words)) return kExitOk;
+  if (!LocalNode::add_option(options).parse(words)) return kExitOk;
   std::string target = "/v1/decisions";
   if (options.has("guest")) {
     if (const std::string why = name_complaint(options.text("guest")); !why.empty()) {
@@ -244,13 +331,18 @@ int explain_command(const Words& words) {
     }
     target += "/" + options.text("guest");
   }
-  const json records = node_of(options).request("GET", target, nullptr, 10s);
+  target += fmt::format("?last={}", options.count("last", 1, 1000));
+  const LocalNode node(options);
+  const json records = node.request("GET", target, nullptr, 10s);
   if (options.on("json")) {
     fmt::print("{}\n", records.dump(2));
+    return kExitOk;
+  }
+  for (const json& record : records) print_record(record);
+  if (options.has("guest")) {
+    explain_guest(node, options.text("guest"), records.empty());
   } else if (records.empty()) {
     fmt::print("no decisions yet\n");
-  } else {
-    for (const json& record : records) print_record(record);
   }
   return kExitOk;
 }

@@ -1,6 +1,5 @@
 // migrate: asks the guest's process for a move, shows how it goes, and reports how it went.
 #include <fmt/format.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,18 +8,19 @@
 #include <csignal>
 #include <ctime>
 #include <exception>
-#include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
 #include "node/commands.h"
 #include "node/control_client.h"
 #include "node/control_socket.h"
-#include "node/daemon/node_client.h"
 #include "node/exit_codes.h"
 #include "node/host_port.h"
+#include "node/local_node.h"
 #include "node/options.h"
+#include "node/progress_line.h"
 #include "node/report_text.h"
 #include "node/units.h"
 
@@ -43,7 +43,8 @@ constexpr const char* kHelp =
     "--help,\n"
     "7 the link was lost in post-copy: the guest runs at the destination and waits for memory that "
     "is here;\n"
-    "  godwit migrate NAME --resume goes on, godwit stop --force at both ends gives the guest up.";
+    "  godwit migrate NAME --resume goes on, godwit stop --force at both ends gives the guest up,\n"
+    "9 the node ended during a move to PEER: it goes on without it.";
 
 sigset_t interrupts() {
   sigset_t set;
@@ -83,41 +84,15 @@ class MoveCall {
   std::thread thread_;
 };
 
-/// One line on the terminal that keeps being redrawn.
-class ProgressLine {
- public:
-  ProgressLine() : shown_(::isatty(STDERR_FILENO) == 1) {}
-  ~ProgressLine() { clear(); }
-  ProgressLine(const ProgressLine&) = delete;
-  ProgressLine& operator=(const ProgressLine&) = delete;
-
-  void update(const ControlClient& client) {
-    if (!shown_) return;
-    try {
-      const json active = client.get("/v1/migration").value("active", json());
-      if (active.is_object()) draw(progress_bar(active, columns() - 1));
-    } catch (const std::exception&) {
-      // The move's own answer will say what is wrong.
-    }
+void show_progress(ProgressLine& line, const ControlClient& client) {
+  if (!line.shown()) return;
+  try {
+    const json active = client.get("/v1/migration").value("active", json());
+    if (active.is_object()) line.draw(progress_bar(active, ProgressLine::columns()));
+  } catch (const std::exception&) {
+    // The move's own answer will say what is wrong.
   }
-  void clear() {
-    if (drawn_) fmt::print(stderr, "\r\033[K");
-    drawn_ = false;
-  }
-
- private:
-  void draw(const std::string& line) {
-    fmt::print(stderr, "\r\033[K{}", line);
-    drawn_ = true;
-  }
-  static unsigned columns() {
-    winsize size{};
-    return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;
-  }
-
-  const bool shown_;
-  bool drawn_ = false;
-};
+}
 
 void cancel(const ControlClient& client) {
   try {
@@ -145,15 +120,9 @@ json move(const ControlClient& client, std::function<json()> request) {
       cancel(client);
       cancelled = true;
     }
-    if (!call.done()) progress.update(client);
+    if (!call.done()) show_progress(progress, client);
   }
   return call.report();
-}
-
-/// The socket of a guest of the node: they are side by side.
-std::string guest_of(const NodeClient& node, const std::string& name) {
-  if (const std::string why = name_complaint(name); !why.empty()) throw UsageError(why);
-  return (std::filesystem::path(node.address()).parent_path() / (name + ".sock")).string();
 }
 
 int exit_code(const std::string& status) {
@@ -265,16 +234,26 @@ int migrate_command(const Words& words) {
             {"verify", options.on("verify")},
             {"throttle_percent", options.count("throttle", 0, 95)},
             {"streams", options.count("streams", 0, 16)}};
-  const NodeClient node(
-      options.has("node") ? options.text("node") : runtime_directory() + "/node.api", nullptr);
-  const ControlClient client(to_peer ? guest_of(node, options.text("NAME")) : options.text("NAME"));
-  const json report = move(client, [&] {
-    body["to"] = to;
-    if (!to_peer) return client.post("/v1/migrate", body);
-    body["guest"] = options.text("NAME");
-    return node.request("POST", "/v1/moves", body, kMoveTimeout);
-  });
-  return tell(client.name(), to, report, options.on("json"));
+  std::optional<LocalNode> node;
+  if (to_peer) node.emplace(options);
+  const std::string name = options.text("NAME");
+  const ControlClient client(node ? node->socket_of_guest(name) : name);
+  try {
+    const json report = move(client, [&] {
+      body["to"] = to;
+      if (!node) return client.post("/v1/migrate", body);
+      body["guest"] = name;
+      return node->request("POST", "/v1/moves", body, kMoveTimeout);
+    });
+    return tell(client.name(), to, report, options.on("json"));
+  } catch (const ClientError& error) {
+    if (!to_peer || error.kind() != ClientError::Kind::kLost) throw;
+    fmt::print(stderr,
+               "godwit: migrate: {}: the move goes on without it, or is over; godwit status {} "
+               "tells, here and at {}\n",
+               error.what(), name, to);
+    return kExitNodeLost;
+  }
 }
 
 }  // namespace godwit::node

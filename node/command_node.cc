@@ -2,10 +2,10 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -13,6 +13,7 @@
 #include "node/control_server.h"
 #include "node/control_socket.h"
 #include "node/daemon/node_api.h"
+#include "node/daemon/tls_module.h"
 #include "node/exit_codes.h"
 #include "node/listener.h"
 #include "node/options.h"
@@ -23,18 +24,56 @@ namespace {
 
 constexpr int kBacklog = 64;
 
+NodeConfig file_of(const Options& options) {
+  try {
+    return options.has("config") ? read_node_config(options.text("config"))
+                                 : parse_node_config("{}");
+  } catch (const std::runtime_error& error) {
+    throw UsageError(error.what());
+  }
+}
+
 NodeConfig config_of(const Options& options) {
-  NodeConfig config =
-      options.has("config") ? read_node_config(options.text("config")) : parse_node_config("{}");
+  NodeConfig config = file_of(options);
   for (const std::string& text : options.all("peer")) {
     const auto equals = text.find('=');
-    PeerConfig peer{text.substr(0, equals),
-                    equals == std::string::npos ? "" : text.substr(equals + 1)};
-    if (peer.name.empty() || peer.address.empty())
-      throw UsageError("--peer: must be NAME=HOST:PORT");
+    if (equals == std::string::npos) {
+      throw UsageError(fmt::format("--peer: {}: must be NAME=HOST:PORT", text));
+    }
+    PeerConfig peer{text.substr(0, equals), text.substr(equals + 1)};
+    if (const std::string why = peer_complaint(config, peer); !why.empty()) {
+      throw UsageError(fmt::format("--peer: {}: {}", text, why));
+    }
     config.peers.push_back(std::move(peer));
   }
   return config;
+}
+
+std::shared_ptr<const TlsContext> tls_of(const NodeConfig& config) {
+  if (!config.tls) return nullptr;
+  try {
+    auto tls = std::make_shared<const TlsContext>(*config.tls);
+    const std::vector<std::string> names = tls->module().own_certificate().names;
+    if (std::find(names.begin(), names.end(), config.name) == names.end()) {
+      throw std::runtime_error(
+          fmt::format("certificate {} says \"{}\", but this node is called \"{}\": no peer would "
+                      "believe it",
+                      config.tls->certificate, names.front(), config.name));
+    }
+    return tls;
+  } catch (const std::runtime_error& error) {
+    throw UsageError(fmt::format("\"tls\": {}", error.what()));
+  }
+}
+
+Listener listener_of(const std::string& address) {
+  try {
+    return Listener(address, kBacklog);
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(fmt::format(
+        "\"listen\": {}; it must be an address of this host, with a port that nothing else has",
+        error.what()));
+  }
 }
 
 int wait_for_signal(const sigset_t& signals) {
@@ -53,7 +92,7 @@ int node_command(const Words& words) {
       "FILE is a JSON object: docs/operations.md lists its keys. Guests live on when the node "
       "ends,\n"
       "and are adopted by the next one.\n"
-      "Exit codes: 0 ended by SIGINT or SIGTERM, 1 failed, 2 wrong usage.");
+      "Exit codes: 0 ended by SIGINT or SIGTERM, 1 failed, 2 wrong usage or configuration.");
   options.config("what this node is and has, and who its peers are: a JSON object")
       .values("peer", "NAME=HOST:PORT", "one more peer; repeatable");
   if (!options.parse(words)) return kExitOk;
@@ -66,12 +105,11 @@ int node_command(const Words& words) {
   std::signal(SIGPIPE, SIG_IGN);
 
   const NodeConfig config = config_of(options);
-  std::filesystem::create_directories(config.runtime);
-  std::shared_ptr<const TlsContext> tls;
-  if (config.tls) tls = std::make_shared<const TlsContext>(*config.tls);
-  ControlSocket socket(config.socket(), config.name);
+  make_directories(config);
+  const std::shared_ptr<const TlsContext> tls = tls_of(config);
+  ControlSocket socket(config.socket(), "\"runtime\": a node");
   std::optional<Listener> listener;
-  if (!config.listen.empty()) listener.emplace(config.listen, kBacklog);
+  if (!config.listen.empty()) listener.emplace(listener_of(config.listen));
 
   Workers workers;
   Node node(config, tls);

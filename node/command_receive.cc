@@ -122,7 +122,7 @@ class Reception {
     kernel_ = config.kernel;
     std::string path = socket_path(options_, name_);
     if (options_.has("predecessor")) path += kNextSocket;  // as long as it has the other
-    auto socket = std::make_unique<ControlSocket>(path, name_);
+    auto socket = std::make_unique<ControlSocket>(path, "a guest named " + name_);
     guest_.emplace(config, consoles_, Guest::Arriving{});
     guest_->set_abandon([path](const std::string& why) {
       fmt::print(stderr, "godwit: receive: {}\n", why);

@@ -72,7 +72,8 @@ int restore_command(const Words& words) {
   if (options.on("verify")) verify(open, directory);
   check_kvm();
   HostEvents::block_signals();
-  auto socket = std::make_unique<ControlSocket>(socket_path(options, machine.name), machine.name);
+  auto socket = std::make_unique<ControlSocket>(socket_path(options, machine.name),
+                                                "a guest named " + machine.name);
   Consoles consoles(console);
   auto restored = migration::restore_machine(std::move(open), consoles.sink(), disks);
   Guest guest(restored->config(), consoles, Guest::Arriving{});

@@ -26,7 +26,8 @@ int run_command(const Words& words) {
   const ConsoleConfigs console = console_configs(options);
   check_kvm();
   HostEvents::block_signals();
-  auto socket = std::make_unique<ControlSocket>(socket_path(options, config.name), config.name);
+  auto socket = std::make_unique<ControlSocket>(socket_path(options, config.name),
+                                                "a guest named " + config.name);
   Consoles consoles(console);
   Guest guest(config, consoles);
   guest.set_successor_words(successor_words(options, config.name));

@@ -5,7 +5,9 @@
 
 #include "node/commands.h"
 #include "node/control_client.h"
+#include "node/daemon/json_fields.h"
 #include "node/exit_codes.h"
+#include "node/local_node.h"
 #include "node/options.h"
 #include "node/report_text.h"
 #include "node/units.h"
@@ -62,16 +64,46 @@ void print_status(const json& guest) {
   }
 }
 
+/// A guest that does not answer is still known to its node.
+int node_status(const Options& options) {
+  const json known =
+      LocalNode(options).request("GET", guest_target(options.text("NAME")), nullptr, kNodeAnswers);
+  if (options.on("json")) {
+    fmt::print("{}\n", known.dump(2));
+    return kExitOk;
+  }
+  const json& own = field(known, "status");
+  if (own.is_object()) {
+    print_status(own);
+  } else {
+    line("name", known.value("name", "?"));
+    line("state", known.value("state", "?") + "; it does not answer");
+    line("pid", std::to_string(known.value("pid", 0)));
+  }
+  line("load", fmt::format("{:.2f} cores, forecast {:.2f}", number_in(known, "demand").value_or(0),
+                           number_in(field(known, "forecast"), "mean").value_or(0)));
+  if (const std::string left = known.value("left", ""); !left.empty()) {
+    line("came from", fmt::format("{}, {} ago", left,
+                                  format_age(number_in(known, "last_move_age_s").value_or(0))));
+  }
+  return kExitOk;
+}
+
 }  // namespace
 
 int status_command(const Words& words) {
   Options options(
-      "status NAME [--json]",
+      "status NAME [--node SOCKET] [--json]",
       "Shows one guest: state, size, CPU time, disks, network cards, balloon, its move.",
-      "NAME is a guest's name or the path of its control socket.\n"
+      "NAME is a guest's name or the path of its control socket; of a node's guest, its name.\n"
       "Exit codes: 0 done, 1 failed (no such guest), 2 wrong usage.");
-  options.flag("json", "print the answer of GET /v1/status (docs/api.md)").argument("NAME");
-  if (!options.parse(words)) return kExitOk;
+  options
+      .flag("json",
+            "print the answer of GET /v1/status, of a node GET /v1/guests/NAME "
+            "(docs/api.md)")
+      .argument("NAME");
+  if (!LocalNode::add_option(options).parse(words)) return kExitOk;
+  if (options.has("node")) return node_status(options);
   const json guest = ControlClient(options.text("NAME")).get("/v1/status");
   if (options.on("json")) {
     fmt::print("{}\n", guest.dump(2));

@@ -13,11 +13,10 @@
 #include <optional>
 
 #include "node/commands.h"
-#include "node/control_socket.h"
-#include "node/daemon/node_client.h"
 #include "node/daemon/screen_line.h"
 #include "node/daemon/top_view.h"
 #include "node/exit_codes.h"
+#include "node/local_node.h"
 #include "node/options.h"
 #include "node/terminal.h"
 #include "node/units.h"
@@ -32,7 +31,6 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 constexpr std::chrono::seconds kAnswerTimeout{2};  // keys and signals wait that long at most
-constexpr unsigned kPlainColumns = 100;            // of a frame that no terminal shows
 
 struct Size {
   unsigned columns, rows;
@@ -92,7 +90,7 @@ sys::UniqueFd watch_signals() {
 
 class Top {
  public:
-  Top(const NodeClient& client, std::chrono::milliseconds interval, json first)
+  Top(const LocalNode& client, std::chrono::milliseconds interval, json first)
       : client_(client), interval_(interval), node_(std::move(first)) {}
 
   /// Until somebody ends it; returns the exit code.
@@ -162,22 +160,12 @@ class Top {
                .find_first_of("qQ\x03\x04") != std::string_view::npos;
   }
 
-  const NodeClient& client_;
+  const LocalNode& client_;
   const std::chrono::milliseconds interval_;
   json node_;
   Clock::time_point answered_ = Clock::now();
   std::string complaint_;
 };
-
-json first_answer(const NodeClient& client) {
-  try {
-    return client.request("GET", "/v1/node", nullptr, kAnswerTimeout);
-  } catch (const ClientError& error) {
-    if (error.kind() != ClientError::Kind::kNobody) throw;
-    throw std::runtime_error(
-        fmt::format("{}; `godwit node` starts one, --node says where it serves", error.what()));
-  }
-}
 
 std::chrono::milliseconds interval_of(const Options& options) {
   const std::uint64_t nanoseconds = options.time_ns("interval");
@@ -185,12 +173,6 @@ std::chrono::milliseconds interval_of(const Options& options) {
     throw UsageError("--interval: from 100ms to 60min");
   }
   return std::chrono::milliseconds(nanoseconds / 1'000'000);
-}
-
-std::string socket_path(const Options& options) {
-  if (!options.has("node")) return runtime_directory() + "/node.api";
-  const std::string path = options.text("node");
-  return path.find('/') == std::string::npos ? "./" + path : path;
 }
 
 }  // namespace
@@ -202,21 +184,20 @@ int top_command(const Words& words) {
                   "Keys: q or Ctrl-C ends it. Without a terminal it is as with --once.\n"
                   "Exit codes: 0 done, 1 failed (no node there), 2 wrong usage,\n"
                   "128+N ended by signal N.");
-  options.value("node", "SOCKET", "the node's API (default: node.api in the runtime directory)")
+  LocalNode::add_option(options)
       .value("interval", "TIME", "time between two looks, 100ms to 60min", "1s")
       .flag("once", "print one frame of plain text, and end")
       .flag("json", "print the answer of GET /v1/node, and end");
   if (!options.parse(words)) return kExitOk;
   const auto interval = interval_of(options);
-  const NodeClient client(socket_path(options), nullptr);
-  json node = first_answer(client);
+  const LocalNode client(options);
+  json node = client.request("GET", "/v1/node", nullptr, kAnswerTimeout);
   if (options.on("json")) {
     fmt::print("{}\n", node.dump(2, ' ', false, json::error_handler_t::replace));
     return kExitOk;
   }
-  const auto size = terminal_size();
-  if (options.on("once") || !size) {
-    fmt::print("{}", render_top(node, size ? size->columns : kPlainColumns, 0, false));
+  if (options.on("once") || !terminal_size()) {
+    fmt::print("{}", render_top(node, 0, 0, false));
     return kExitOk;
   }
   return Top(client, interval, std::move(node)).run();

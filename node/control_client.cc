@@ -11,10 +11,14 @@ namespace godwit::node {
 
 namespace {
 
-sys::UniqueFd connect_to(const std::string& name, const std::string& path) try {
-  return connect_unix(path);
+sys::UniqueFd connect_to(const std::string& name, const std::string& path, int timeout_ms) try {
+  // What takes as long as it takes is the answer.
+  if (timeout_ms < 0) timeout_ms = ControlClient::kDefaultTimeoutMs;
+  return connect_unix(path, Deadline(std::chrono::milliseconds(timeout_ms)));
 } catch (const ClientError& error) {
-  throw ClientError(fmt::format("no guest {}: {}", name, error.what()), error.kind());
+  const bool hangs = error.kind() == ClientError::Kind::kTimeout;
+  throw ClientError(fmt::format("{}guest {}: {}", hangs ? "" : "no ", name, error.what()),
+                    error.kind());
 }
 
 }  // namespace
@@ -38,7 +42,7 @@ nlohmann::json ControlClient::request(const char* method, const char* target,
                                       const std::string& body, int timeout_ms) const {
   const Deadline deadline{std::chrono::milliseconds(timeout_ms)};
   const std::string who = "guest " + name_;
-  SocketStream stream(connect_to(name_, path_), deadline);
+  SocketStream stream(connect_to(name_, path_, timeout_ms), deadline);
   return json_of(http_call(stream, deadline, {method, target, body}, who), who);
 }
 

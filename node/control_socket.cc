@@ -124,7 +124,7 @@ std::vector<std::string> live_sockets() {
   return paths;
 }
 
-ControlSocket::ControlSocket(const std::string& path, const std::string& name)
+ControlSocket::ControlSocket(const std::string& path, const std::string& who)
     : path_(std::filesystem::absolute(path).string()), listener_(unix_socket()) {
   const sockaddr_un address = address_of(path_);
   make_runtime_directory(path_);
@@ -140,8 +140,7 @@ ControlSocket::ControlSocket(const std::string& path, const std::string& name)
       throw std::runtime_error(fmt::format("{} exists and is not a socket", path_));
     }
     if (socket_is_live(path_)) {
-      throw std::runtime_error(
-          fmt::format("a guest named {} is already running ({})", name, path_));
+      throw std::runtime_error(fmt::format("{} is already running ({})", who, path_));
     }
     ::unlink(path_.c_str());
     error = bind_to(listener_, address);

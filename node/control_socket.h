@@ -34,9 +34,9 @@ std::vector<std::string> live_sockets();
 /// A listening control socket, mode 0600, removed from the file system on destruction.
 class ControlSocket {
  public:
-  /// Claims `path`; a stale socket is replaced. Throws std::runtime_error with one line when a
-  /// guest (called `name` in the message) is already running there or the path is no use.
-  ControlSocket(const std::string& path, const std::string& name);
+  /// Claims `path`; a stale socket is replaced. Throws std::runtime_error with one line when
+  /// somebody (`who`: "a guest named web1") is already running there or the path is no use.
+  ControlSocket(const std::string& path, const std::string& who);
   ~ControlSocket();
   ControlSocket(const ControlSocket&) = delete;
   ControlSocket& operator=(const ControlSocket&) = delete;

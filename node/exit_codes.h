@@ -12,6 +12,7 @@ enum ExitCode : int {
   kExitInDoubt = 5,         // the connection was lost while committing; see `godwit resolve`
   kExitPanicked = 6,        // the guest powered off or was stopped, its kernel had panicked
   kExitPostCopyPaused = 7,  // the guest runs at the destination, memory that it lacks is here
+  kExitNodeLost = 9,        // the node ended during a move, which goes on without it
   kExitSignal = 128,        // + n: ended by signal n
 };
 

@@ -1,8 +1,13 @@
 # bash completion for godwit: commands, their options and the values these take as `godwit COMMAND
 # --help` lists them, guests by name, files. Install as /usr/share/bash-completion/completions/godwit.
 
+# Of the node that --node names, if it is there already.
 _godwit_guests() {
-  "$1" list 2>/dev/null | awk 'NR > 1 { print $1 }'
+  local i node=()
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    if [ "${COMP_WORDS[i]}" = --node ]; then node=(--node "${COMP_WORDS[i+1]}"); fi
+  done
+  "$1" list "${node[@]}" 2>/dev/null | awk 'NR > 1 { print $1 }'
 }
 
 _godwit() {

@@ -18,6 +18,12 @@ class Conflict : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// Not now: as many moves are under way as there may be. The same may work in a while.
+class Busy : public Conflict {
+ public:
+  using Conflict::Conflict;
+};
+
 /// The request itself makes no sense, whatever state the guest is in.
 class BadRequest : public std::runtime_error {
  public:

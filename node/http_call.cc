@@ -1,5 +1,6 @@
 #include "node/http_call.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -156,7 +157,7 @@ bool SocketStream::quiet() const {
   return ::recv(fd_.get(), &byte, 1, MSG_DONTWAIT | MSG_PEEK) < 0 && errno == EAGAIN;
 }
 
-sys::UniqueFd connect_unix(const std::string& path) {
+sys::UniqueFd connect_unix(const std::string& path, const Deadline& deadline) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path) {
@@ -165,10 +166,20 @@ sys::UniqueFd connect_unix(const std::string& path) {
   std::memcpy(address.sun_path, path.data(), path.size());
   sys::UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd) throw ClientError(fmt::format("socket: {}", std::strerror(errno)));
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) {
-    return fd;
-  }
+  // A listener whose backlog is full makes connect() wait, for so long (socket(7), af_unix.c).
+  const int left_ms = deadline.left_ms();
+  const timeval limit{left_ms / 1000, left_ms % 1000 * 1000};
+  if (left_ms > 0) ::setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+  if (left_ms == 0) ::fcntl(fd.get(), F_SETFL, O_NONBLOCK);
+  int failed = 0;
+  do {
+    failed = ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  } while (failed != 0 && errno == EINTR);
+  if (failed == 0) return fd;
   switch (errno) {
+    case EAGAIN:
+      throw ClientError(fmt::format("{} takes no connection within {}", path, deadline.text()),
+                        Kind::kTimeout);
     case ENOENT:
     case ENOTDIR:
       throw ClientError(fmt::format("there is no {}", path));

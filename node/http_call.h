@@ -91,8 +91,9 @@ class SocketStream : public ByteStream {
   Deadline deadline_;
 };
 
-/// Throws ClientError: what() says why, without the name of the socket.
-sys::UniqueFd connect_unix(const std::string& path);
+/// Throws ClientError: what() says why, without the name of the guest or node; kTimeout while
+/// nobody accepts what connects there, kNobody when nobody listens.
+sys::UniqueFd connect_unix(const std::string& path, const Deadline& deadline);
 
 struct HttpCall {
   std::string method;  // "GET", "PUT", ...

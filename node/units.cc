@@ -159,6 +159,13 @@ std::string format_time_ms(double milliseconds) {
   return fmt::format("{} d {} h", seconds / 86'400, seconds / 3600 % 24);
 }
 
+std::string format_age(double seconds) {
+  if (seconds < 100) return fmt::format("{:.0f} s", seconds);
+  if (seconds < 6000) return fmt::format("{:.0f} min", seconds / 60);
+  if (seconds < 172'800) return fmt::format("{:.0f} h", seconds / 3600);
+  return fmt::format("{:.0f} days", seconds / 86'400);
+}
+
 std::string format_rate(double bits_per_second) {
   if (bits_per_second >= 1e9) return fmt::format("{:.2f} Gbit/s", bits_per_second / 1e9);
   return fmt::format("{:.0f} Mbit/s", bits_per_second / 1e6);

@@ -33,6 +33,9 @@ std::string format_size(std::uint64_t bytes);
 /// "900 us", "35 ms", "1.25 s", "3 min 20 s".
 std::string format_time_ms(double milliseconds);
 
+/// How long ago, or how long yet, for a person: "64 s", "12 min", "30 h", "12 days".
+std::string format_age(double seconds);
+
 /// "850 Mbit/s", "9.41 Gbit/s".
 std::string format_rate(double bits_per_second);
 

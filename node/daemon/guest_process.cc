@@ -3,31 +3,17 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <spawn.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <csignal>
 #include <cstring>
-#include <fstream>
 #include <stdexcept>
 
 namespace godwit::node {
 
 namespace {
-
-constexpr const char* kGroups = "/sys/fs/cgroup/godwit";
-
-std::string group_of(const std::string& name) { return fmt::format("{}/{}", kGroups, name); }
-
-/// Best effort: many hosts, and all containers, do not let us.
-void enter_group(const std::string& name, pid_t pid) {
-  if (::access("/sys/fs/cgroup/cgroup.controllers", F_OK) != 0) return;
-  ::mkdir(kGroups, 0755);
-  ::mkdir(group_of(name).c_str(), 0755);
-  std::ofstream(group_of(name) + "/cgroup.procs") << pid;
-}
 
 struct SpawnSettings {
   SpawnSettings() {
@@ -72,8 +58,7 @@ GuestProcess GuestProcess::start(const std::string& name, const std::vector<std:
     throw std::runtime_error(fmt::format("cannot start a process for {} with its log {}: {}", name,
                                          log, std::strerror(error)));
   }
-  enter_group(name, pid);
-  return {name, pid, true};
+  return {pid, true};
 }
 
 bool GuestProcess::alive() {
@@ -86,11 +71,8 @@ bool GuestProcess::alive() {
   } else {
     ended_ = pid_ <= 0 || (::kill(pid_, 0) != 0 && errno == ESRCH);
   }
-  if (ended_) leave_group();
   return !ended_;
 }
-
-void GuestProcess::leave_group() const { ::rmdir(group_of(name_).c_str()); }
 
 void GuestProcess::signal(int number) {
   if (alive()) ::kill(pid_, number);

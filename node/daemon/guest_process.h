@@ -12,12 +12,12 @@ namespace godwit::node {
 
 class GuestProcess {
  public:
-  /// Starts this same binary with `words`; its output goes to the file `log`, which is appended to.
-  /// Where cgroup v2 can be written it gets the group godwit/`name`. Throws std::runtime_error.
+  /// Starts this same binary with `words`, for the guest `name`; its output goes to the file `log`,
+  /// which is appended to. Throws std::runtime_error.
   static GuestProcess start(const std::string& name, const std::vector<std::string>& words,
                             const std::string& log);
   /// One that an earlier node started.
-  static GuestProcess adopt(const std::string& name, pid_t pid) { return {name, pid, false}; }
+  static GuestProcess adopt(pid_t pid) { return {pid, false}; }
 
   pid_t pid() const { return pid_; }
   /// Looks, without waiting. Once false it stays so, and exit_status() may know more.
@@ -27,11 +27,8 @@ class GuestProcess {
   void signal(int number);
 
  private:
-  GuestProcess(std::string name, pid_t pid, bool ours)
-      : name_(std::move(name)), pid_(pid), ours_(ours) {}
-  void leave_group() const;
+  GuestProcess(pid_t pid, bool ours) : pid_(pid), ours_(ours) {}
 
-  std::string name_;
   pid_t pid_;
   bool ours_;
   bool ended_ = false;

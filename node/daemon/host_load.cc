@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::size_t kMaxFile = 1 << 20;  // bytes; /proc/stat of 512 CPUs has 60 KiB
 constexpr double kMinSeconds = 0.01;       // between two looks that are compared
+constexpr double kMemoryPressure = 0.1;    // of the time
 constexpr std::string_view kBlank = " \t";
 
 /// The whole file; empty when it cannot be read.
@@ -70,6 +71,10 @@ std::optional<std::string_view> value_of(std::string_view key, std::string_view 
 }
 
 }  // namespace
+
+bool HostSample::short_of_memory() const {
+  return memory_pressure && memory_pressure->avg10 > kMemoryPressure;
+}
 
 HostLoad::HostLoad(std::string proc, std::string sys, Clock clock)
     : proc_(std::move(proc)), sys_(std::move(sys)), clock_(std::move(clock)), when_(clock_()) {
@@ -136,14 +141,19 @@ void HostLoad::look_at_memory() {
   const std::string text = contents(proc_ + "/meminfo");
   std::string_view rest = text;
   std::optional<std::uint64_t> total, available;  // KiB
+  std::uint64_t huge_pages = 0, huge_page = 0;    // number; KiB
   while (auto line = take_line(rest)) {
     const std::string_view name = take_word(*line);
     if (name == "MemTotal:") total = take_count(*line);
     if (name == "MemAvailable:") available = take_count(*line);
+    if (name == "HugePages_Free:") huge_pages = take_count(*line).value_or(0);
+    if (name == "Hugepagesize:") huge_page = take_count(*line).value_or(0);
   }
   if (!total || !available || *total == 0) return;
   last_.memory_mb = static_cast<double>(*total) / 1024;
-  last_.memory_available_mb = static_cast<double>(std::min(*available, *total)) / 1024;
+  const double all = static_cast<double>(*available) +
+                     static_cast<double>(huge_pages) * static_cast<double>(huge_page);
+  last_.memory_available_mb = std::min(all, static_cast<double>(*total)) / 1024;
 }
 
 void HostLoad::look_at_network(std::optional<double> seconds) {

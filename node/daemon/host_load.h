@@ -28,9 +28,12 @@ struct HostSample {
   std::optional<Pressure> memory_pressure;
   std::optional<Pressure> io_pressure;
   double memory_mb = 0;            // MB (2^20 bytes) of RAM
-  double memory_available_mb = 0;  // of it, what new guests could have without swapping
+  double memory_available_mb = 0;  // of it, what could be had without swapping, huge pages included
   double network_rx_bytes_per_s = 0;
   double network_tx_bytes_per_s = 0;
+
+  /// Tasks wait for memory for a share of the time that a new guest would only raise.
+  bool short_of_memory() const;
 };
 
 class HostLoad {

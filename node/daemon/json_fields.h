@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -23,6 +24,12 @@ inline std::optional<double> number_in(const nlohmann::json& object, const char*
   if (value.is_boolean()) return value.get<bool>() ? 1 : 0;
   if (!value.is_number() || !std::isfinite(value.get<double>())) return {};
   return value.get<double>();
+}
+
+/// The id of a record; 0 is none.
+inline std::uint64_t record_in(const nlohmann::json& object) {
+  const nlohmann::json& value = field(object, "record");
+  return value.is_number_unsigned() ? value.get<std::uint64_t>() : 0;
 }
 
 inline std::optional<std::string> text_in(const nlohmann::json& object, const char* name) {

@@ -15,6 +15,7 @@ using nlohmann::json;
 namespace {
 
 constexpr double kMiB = 0x1p20;
+constexpr double kMostCpus = 1024;
 constexpr std::size_t kMaxGroup = 64;  // characters
 
 std::string group_in(const json& object, const char* key) {
@@ -25,6 +26,10 @@ std::string group_in(const json& object, const char* key) {
         fmt::format("{}: must be a text of at most {} characters", key, kMaxGroup));
   }
   return *text;
+}
+
+double clamped(const json& object, const char* key, double least, double most) {
+  return std::clamp(number_in(object, key).value_or(least), least, most);
 }
 
 }  // namespace
@@ -59,32 +64,37 @@ json to_json(const Attributes& attributes) {
           {"pinned", attributes.pinned}};
 }
 
-json to_json(const balancer::LoadEstimator& load) {
-  const balancer::LoadEstimator::Memory& memory = load.memory();
-  return {{"fast", memory.fast},
-          {"slow", memory.slow},
-          {"variance", memory.variance},
-          {"samples", memory.samples}};
-}
-
-bool learn(balancer::LoadEstimator& load, const json& object, unsigned cpus) {
-  const auto number = [&](const char* key) { return number_in(object, key).value_or(-1); };
-  const double samples = number("samples");
-  if (!(samples >= 0 && samples < 1e9)) return false;
-  return load.remember({number("fast"), number("slow"), number("variance"),
-                        static_cast<std::uint32_t>(samples)},
-                       cpus);
-}
-
 std::uint32_t group_number(const std::string& name) {
   if (name.empty()) return 0;
   return static_cast<std::uint32_t>(std::hash<std::string>{}(name) | 1);
 }
 
+void ManagedGuest::take_size(const json& description) {
+  cpus = static_cast<unsigned>(clamped(description, "cpus", 1, kMostCpus));
+  memory = std::max(0.0, number_in(description, "memory").value_or(0));
+}
+
+void ManagedGuest::take_description(const json& description, const balancer::PolicyConfig& policy) {
+  take_size(description);
+  memory_used = clamped(description, "memory_used", 0, memory);
+  const double most = cpus;
+  demand = clamped(description, "demand", 0, most);
+  const json& forecast = field(description, "forecast");
+  if (!number_in(forecast, "mean")) {
+    load = {};
+    load.add(demand, policy);
+    return;
+  }
+  load = {{clamped(forecast, "mean", 0, most), clamped(forecast, "variance", 0, most * most)},
+          static_cast<std::uint32_t>(clamped(description, "samples", 1, policy.slow_samples))};
+}
+
 void ManagedGuest::measure(const json& sample, std::chrono::steady_clock::time_point when,
                            const balancer::PolicyConfig& policy) {
   state = text_in(sample, "state").value_or(state);
-  cpus = static_cast<unsigned>(std::clamp(number_in(sample, "cpus").value_or(cpus), 1.0, 1024.0));
+  if (reserved) return;
+  cpus =
+      static_cast<unsigned>(std::clamp(number_in(sample, "cpus").value_or(cpus), 1.0, kMostCpus));
   memory = std::max(0.0, number_in(sample, "memory_bytes").value_or(0) / kMiB);
   memory_used = std::clamp(number_in(sample, "memory_used_bytes").value_or(0) / kMiB, 0.0, memory);
   dirty_rate = std::max(0.0, number_in(sample, "dirty_bytes_per_s").value_or(0) / kMiB);

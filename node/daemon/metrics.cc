@@ -39,6 +39,8 @@ constexpr std::array kHost{
     Field{"godwit_host_memory_bytes", "Memory this host has for guests.", "memory", kMegabyte},
     Field{"godwit_host_memory_used_bytes", "Memory in use, reservations included.", "memory_used",
           kMegabyte},
+    Field{"godwit_host_memory_available_bytes", "Memory that new guests can have now.",
+          "memory_available", kMegabyte},
     Field{"godwit_host_link_bytes_per_second", "Bytes a second that a move can use.", "link",
           kMegabyte},
     Field{"godwit_host_network_receive_bytes_per_second", "Bytes received, without RDMA.",
@@ -68,6 +70,13 @@ constexpr std::array kGuest{
     Field{"godwit_guest_network_transmit_bytes_per_second",
           "Bytes that the guest's network cards send.", "net_send_bytes_per_s"},
     Field{"godwit_guest_pinned", "1 if the balancer may not move the guest.", "pinned"},
+};
+
+constexpr std::array kGuestTotals{
+    Field{"godwit_guest_cpu_seconds_total", "Time that its virtual CPUs ran, since it came here.",
+          "cpu_run_s"},
+    Field{"godwit_guest_cpu_wait_seconds_total",
+          "Time that they waited for a CPU of the host, since it came here.", "cpu_wait_s"},
 };
 
 constexpr std::array kMove{
@@ -111,14 +120,14 @@ class Text {
     head_ = fmt::format("# HELP {0} {2}\n# TYPE {0} {1}\n", name, type, help);
     seen_.clear();
   }
-  void sample(Labels labels, std::optional<double> value) {
+  void sample(Labels labels, std::optional<double> value, const char* suffix = "") {
     if (!value) return;
     std::string text;
     for (const auto& [label, label_value] : labels) {
       text += fmt::format("{}{}=\"{}\"", text.empty() ? "" : ",", label, escaped(label_value));
     }
-    if (!seen_.insert(text).second) return;
-    out_ += std::exchange(head_, {}) + name_;
+    if (!seen_.insert(suffix + text).second) return;
+    out_ += std::exchange(head_, {}) + name_ + suffix;
     if (!text.empty()) out_ += '{' + text + '}';
     out_ += fmt::format(" {}\n", *value == 0 ? 0.0 : *value);  // no "-0"
   }
@@ -144,9 +153,9 @@ std::optional<double> value_of(const json& object, const Field& wanted) {
 
 /// Every field of each object of a list that has a name.
 void per_object(Text& text, const json& objects, const char* name, const char* label,
-                std::span<const Field> fields) {
+                std::span<const Field> fields, const char* type = "gauge") {
   for (const Field& wanted : fields) {
-    text.metric(wanted.metric, "gauge", wanted.help);
+    text.metric(wanted.metric, type, wanted.help);
     for (const json& object : objects) {
       if (const auto who = text_in(object, name)) {
         text.sample({{label, *who}}, value_of(object, wanted));
@@ -175,6 +184,9 @@ void node_metrics(Text& text, const json& node) {
   }
   text.metric("godwit_node_uptime_seconds", "gauge", "Time since the node began.");
   text.sample({}, number_in(node, "uptime_s"));
+  text.metric("godwit_node_certificate_left_seconds", "gauge",
+              "Until the node's certificate expires; below 0 it has.");
+  text.sample({}, number_in(node, "certificate_left_s"));
 }
 
 void host_metrics(Text& text, const json& host) {
@@ -193,13 +205,43 @@ void host_metrics(Text& text, const json& host) {
   }
 }
 
+/// Of MoveStats.
+void histogram(Text& text, const char* name, const char* help, const json& values) {
+  const json& bounds = list_in(values, "le");
+  const json& counts = list_in(values, "counts");
+  const auto sum = number_in(values, "sum");
+  if (!sum || counts.size() != bounds.size() + 1) return;
+  text.metric(name, "histogram", help);
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    const bool last = i == bounds.size();
+    if (!counts[i].is_number() || !(last || bounds[i].is_number())) continue;
+    text.sample({{"le", last ? "+Inf" : fmt::format("{}", bounds[i].get<double>())}},
+                counts[i].get<double>(), "_bucket");
+  }
+  text.sample({}, sum, "_sum");
+  if (counts.back().is_number()) text.sample({}, counts.back().get<double>(), "_count");
+}
+
+void finished_metrics(Text& text, const json& moves) {
+  histogram(text, "godwit_migration_duration_seconds",
+            "How long moves took that this node began and that completed.",
+            field(moves, "seconds"));
+  histogram(text, "godwit_migration_downtime_seconds", "How long they paused their guests.",
+            field(moves, "downtime_seconds"));
+  text.metric("godwit_migration_sent_bytes_total", "counter",
+              "Guest memory that they sent, repeats included.");
+  text.sample({}, number_in(moves, "sent_bytes"));
+}
+
 void counter_metrics(Text& text, const json& counters) {
   text.metric("godwit_migrations_total", "counter", "Moves that this node began, by result.");
-  for (const auto& [result, name] : {std::pair{"completed", "moves_completed"},
-                                     {"failed", "moves_failed"},
-                                     {"undone", "moves_undone"}}) {
+  for (const auto& [result, name] :
+       {std::pair{"completed", "moves_completed"}, {"failed", "moves_failed"}}) {
     text.sample({{"result", result}}, number_in(counters, name));
   }
+  text.metric("godwit_migrations_undone_total", "counter",
+              "Guests that the balancer moved on within 15 minutes of its move here.");
+  text.sample({}, number_in(counters, "moves_undone"));
   text.metric("godwit_decisions_total", "counter", "Decisions of the balancer, also to stay.");
   text.sample({}, number_in(counters, "decisions"));
   text.metric("godwit_refusals_total", "counter",
@@ -207,6 +249,9 @@ void counter_metrics(Text& text, const json& counters) {
   text.sample({}, number_in(counters, "refusals"));
   text.metric("godwit_reservations_expired_total", "counter", "Reservations that nobody used.");
   text.sample({}, number_in(counters, "reservations_expired"));
+  text.metric("godwit_reservations_refused_total", "counter",
+              "Places that peers asked for and did not get.");
+  text.sample({}, number_in(counters, "reservations_refused"));
 }
 
 /// 1 for each peer in that state, 0 for each in another.
@@ -233,8 +278,10 @@ std::string prometheus_text(const json& node) {
   node_metrics(text, node);
   host_metrics(text, field(node, "host"));
   per_object(text, list_in(node, "guests"), "name", "guest", kGuest);
+  per_object(text, list_in(node, "guests"), "name", "guest", kGuestTotals, "counter");
   per_object(text, list_in(node, "moves"), "guest", "guest", kMove);
   counter_metrics(text, field(node, "counters"));
+  finished_metrics(text, field(field(node, "counters"), "moves"));
   peer_metrics(text, list_in(node, "peers"));
   return text.take();
 }

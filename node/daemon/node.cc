@@ -1,37 +1,62 @@
 #include "node/daemon/node.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <time.h>
 
+#include <cerrno>
 #include <filesystem>
-#include <fstream>
+#include <system_error>
 
-#include "node/exit_codes.h"
+#include "node/daemon/bounded_file.h"
+#include "node/daemon/tls_module.h"
+#include "node/units.h"
 
 namespace godwit::node {
 
 using nlohmann::json;
 
 namespace {
+constexpr double kDay = 86'400;  // seconds
+constexpr std::uintmax_t kLogBytes = 1 << 20, kConsoleBytes = 16 << 20;
+constexpr double kCertificateWarning = 30 * kDay;
 
-std::string made(const std::string& directory) {
+/// Its own for as long as the descriptor is open.
+sys::UniqueFd claim(const std::string& directory) {
   for (const char* below : {"", "/guests", "/log", "/console"}) {
     std::filesystem::create_directories(directory + below);
   }
-  return directory;
+  sys::UniqueFd fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd) throw std::system_error(errno, std::generic_category(), directory);
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) < 0) {
+    throw std::runtime_error(
+        fmt::format("another node runs with the \"directory\" {}: give each its own", directory));
+  }
+  return fd;
 }
 
 }  // namespace
 
 Node::Node(NodeConfig config, const std::shared_ptr<const TlsContext>& tls)
     : config_(std::move(config)),
-      records_(made(config_.directory) + "/decisions.jsonl"),
+      directory_(claim(config_.directory)),
+      records_(config_.directory + "/decisions.jsonl"),
       mode_(config_.mode),
       policy_(config_.policy),
+      boot_seconds_(boot_seconds()),
+      paths_(config_.directory + "/paths.json"),
       peers_(config_, tls) {
+  capabilities_.add(config_.capabilities);
+  if (tls) certificate_ends_ = tls->module().own_certificate().valid_until;
+  if (!groups_.path().empty()) {
+    fmt::print(stderr, "godwit: node: guests have control groups below {}\n", groups_.path());
+  }
+  host_ = host_load_.sample();
   adopt();
   end_orphans();
-  if (std::filesystem::exists(config_.directory + "/closed")) state_ = State::kClosed;
+  close_records();
+  look_at_door();
   ticker_ = std::thread([this] { tick(); });
 }
 
@@ -63,6 +88,8 @@ void Node::tick() {
       balance(now);
       judge(now);
       look_after_sleep(now);
+      look_after_certificate(now);
+      bound_logs();
     } catch (const std::exception& error) {
       fmt::print(stderr, "godwit: node: {}\n", error.what());
     }
@@ -81,14 +108,34 @@ void Node::tick() {
   }
 }
 
-/// A host that was closed for maintenance is still closed after a reboot.
-void Node::set_closed(bool closed) const {
-  const std::string file = config_.directory + "/closed";
-  std::error_code ignored;
-  if (closed) {
-    std::ofstream(file) << "godwit undrain opens this host again\n";
-  } else {
-    std::filesystem::remove(file, ignored);
+std::optional<double> Node::certificate_left() const {
+  if (!certificate_ends_) return {};
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  return static_cast<double>(*certificate_ends_) - std::chrono::duration<double>(now).count();
+}
+
+/// Says once a day that it will not be valid for long.
+void Node::look_after_certificate(double now) {
+  const auto left = certificate_left();
+  if (!left || *left > kCertificateWarning || now < warn_again_) return;
+  warn_again_ = now + kDay;
+  fmt::print(stderr, "godwit: node: certificate {} {}: put a new one there and restart the node\n",
+             config_.tls->certificate,
+             *left > 0 ? "expires in " + format_age(*left) : "has expired, no peer accepts it");
+}
+
+/// A guest may print for ever.
+void Node::bound_logs() {
+  std::vector<std::string> names;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, guest] : guests_) names.push_back(name);
+  }
+  for (const std::string& name : names) {
+    bound_file(log_of(name), kLogBytes);
+    for (const char* end : {".log", ".hvc"}) {
+      bound_file(fmt::format("{}/console/{}{}", config_.directory, name, end), kConsoleBytes);
+    }
   }
 }
 
@@ -101,15 +148,6 @@ json Node::set_mode(std::optional<Mode> mode, std::optional<balancer::Goal> goal
     empty_since_ = -1;
   }
   return {{"mode", mode_name(mode_)}, {"goal", goal_name(policy_.goal)}};
-}
-
-void Node::undrain() {
-  const std::lock_guard lock(mutex_);
-  if (state_ == State::kAsleep) get_up("opened by a person");
-  state_ = State::kOpen;
-  set_closed(false);
-  empty_since_ = -1;
-  drain_trouble_.clear();
 }
 
 }  // namespace godwit::node

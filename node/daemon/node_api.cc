@@ -16,7 +16,8 @@ namespace {
 
 constexpr std::string_view kReservations = "/v1/reservations";
 constexpr std::string_view kDecisions = "/v1/decisions";
-constexpr std::size_t kRecordsShown = 200;
+constexpr std::string_view kGuests = "/v1/guests";
+constexpr std::size_t kRecordsShown = 200;  // unless ?last=N says how many
 
 ApiResponse ok(const json& value) {
   return {200, value.dump(-1, ' ', false, json::error_handler_t::replace)};
@@ -41,6 +42,8 @@ ApiResponse answer(const std::function<ApiResponse()>& operation) {
     return operation();
   } catch (const BadRequest& error) {
     return api_error(400, error.what());
+  } catch (const Busy& error) {
+    return api_error(503, error.what());
   } catch (const Conflict& error) {
     return api_error(409, error.what());
   } catch (const std::out_of_range& error) {
@@ -81,20 +84,17 @@ struct Endpoint {
 constexpr Endpoint kEndpoints[] = {
     {"GET", "/v1/view", [](Node& node, const json&) { return ok(node.view()); }},
     {"GET", "/v1/node", [](Node& node, const json&) { return ok(node.status()); }},
-    {"GET", "/v1/guests", [](Node& node, const json&) { return ok(node.guests()); }},
-    {"POST", "/v1/guests", [](Node& node, const json& body) { return ok(node.start(body)); }},
+    {"GET", kGuests, [](Node& node, const json&) { return ok(node.guests()); }},
+    {"POST", kGuests, [](Node& node, const json& body) { return ok(node.start(body)); }},
     {"POST", "/v1/moves", start_move},
     {"POST", kReservations, [](Node& node, const json& body) { return ok(node.reserve(body)); }},
     {"POST", "/v1/exchanges",
      [](Node& node, const json& body) {
        return ok(node.give_back(required(body, "reservation"), required(body, "to")));
      }},
+    {"POST", "/v1/undone", [](Node& node, const json& body) { return ok(node.undone(body)); }},
     {"PUT", "/v1/drain", [](Node& node, const json&) { return ok(node.drain()); }},
-    {"PUT", "/v1/undrain",
-     [](Node& node, const json&) {
-       node.undrain();
-       return done();
-     }},
+    {"PUT", "/v1/undrain", [](Node& node, const json&) { return ok(node.undrain()); }},
     {"PUT", "/v1/mode", set_mode},
     {"PUT", "/v1/wake", [](Node& node, const json&) { return ok(node.wake()); }},
     {"GET", "/metrics",
@@ -103,10 +103,22 @@ constexpr Endpoint kEndpoints[] = {
      }},
 };
 
-/// "/v1/decisions", or "/v1/decisions/GUEST".
+/// "/v1/decisions", or "/v1/decisions/GUEST"; "?last=N".
 ApiResponse decisions(const Node& node, std::string_view rest) {
+  std::size_t count = kRecordsShown;
+  if (const auto query = rest.find('?'); query != std::string_view::npos) {
+    constexpr std::string_view kLast = "?last=";
+    const std::string_view text = rest.substr(query);
+    const char* const end = text.data() + text.size();
+    if (!text.starts_with(kLast) ||
+        std::from_chars(text.data() + kLast.size(), end, count).ptr != end ||
+        text.size() == kLast.size()) {
+      throw BadRequest("the query must be last=N");
+    }
+    rest = rest.substr(0, query);
+  }
   if (!rest.empty()) rest.remove_prefix(1);
-  return ok(node.records().newest(kRecordsShown, std::string(rest)));
+  return ok(node.records().newest(count, std::string(rest)));
 }
 
 ApiResponse handle(Node& node, const ApiRequest& request) {
@@ -115,8 +127,16 @@ ApiResponse handle(Node& node, const ApiRequest& request) {
     return target.size() > prefix.size() && target.substr(0, prefix.size()) == prefix &&
            target[prefix.size()] == '/';
   };
-  if (request.method == "GET" && (target == kDecisions || below(kDecisions))) {
+  if (request.method == "GET" &&
+      (target.substr(0, target.find('?')) == kDecisions || below(kDecisions))) {
     return decisions(node, target.substr(kDecisions.size()));
+  }
+  if (below(kGuests)) {
+    const std::string name(target.substr(kGuests.size() + 1));
+    if (request.method == "GET") return ok(node.guest(name));
+    if (request.method != "DELETE") return api_error(405, "a guest takes GET or DELETE");
+    node.stop(name, number_in(body_of(request), "force").value_or(0) != 0);
+    return done();
   }
   if (request.method == "DELETE" && below(kReservations)) {
     node.release(std::string(target.substr(kReservations.size() + 1)));
@@ -138,6 +158,8 @@ std::vector<std::pair<std::string, std::string>> node_api_routes() {
   std::vector<std::pair<std::string, std::string>> routes{
       {"GET", std::string(kDecisions)},
       {"GET", std::string(kDecisions) + "/{guest}"},
+      {"GET", std::string(kGuests) + "/{guest}"},
+      {"DELETE", std::string(kGuests) + "/{guest}"},
       {"DELETE", std::string(kReservations) + "/{id}"}};
   for (const Endpoint& endpoint : kEndpoints) {
     routes.emplace_back(endpoint.method, endpoint.target);

@@ -128,9 +128,10 @@ NodeClient::~NodeClient() = default;
 std::unique_ptr<ByteStream> NodeClient::connect(const Deadline& deadline) const {
   if (!resolver_) {
     try {
-      return std::make_unique<SocketStream>(connect_unix(address_), deadline);
+      return std::make_unique<SocketStream>(connect_unix(address_, deadline), deadline);
     } catch (const ClientError& error) {
-      throw ClientError(fmt::format("no node: {}", error.what()), error.kind());
+      const bool hangs = error.kind() == Kind::kTimeout;
+      throw ClientError(fmt::format("{}node: {}", hangs ? "" : "no ", error.what()), error.kind());
     }
   }
   int error = 0;

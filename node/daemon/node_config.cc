@@ -4,7 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -57,14 +60,15 @@ class Section {
   /// A quantity with its unit, by units.h.
   template <typename Parse>
   void quantity(const char* key, Parse parse, double scale, double& into) {
+    if (!has(key)) return;
     std::string value;
     text(key, value);
-    if (value.empty()) return;
     try {
       into = static_cast<double>(parse(value)) * scale;
     } catch (const UnitError& error) {
       wrong(path(key), error.what());
     }
+    if (!(into > 0)) wrong(path(key), "must be above 0");
   }
   void duration(const char* key, std::chrono::milliseconds& into) {
     double ms = static_cast<double>(into.count());
@@ -84,6 +88,17 @@ class Section {
   std::string where_;
   std::set<std::string> known_;
 };
+
+/// Throws what nlohmann says, from where it says it.
+json parsed(const std::string& text) {
+  try {
+    return json::parse(text);
+  } catch (const json::parse_error& error) {
+    const std::string why = error.what();
+    const auto at = why.find("line ");
+    throw std::runtime_error("no valid JSON: " + why.substr(at == std::string::npos ? 0 : at));
+  }
+}
 
 std::string host_name() {
   char name[256] = {};
@@ -128,20 +143,13 @@ void read_peers(Section& section, NodeConfig& config) {
   if (!section.has("peers")) return;
   const json& list = section.at("peers");
   if (!list.is_array()) wrong("peers", "must be an array");
-  std::set<std::string> names;
   for (const json& item : list) {
     Section peer(item, "peers[]");
     PeerConfig one;
     peer.text("name", one.name);
     peer.text("address", one.address);
     peer.finish();
-    if (one.name.empty() || one.name == config.name || !names.insert(one.name).second) {
-      wrong("peers[].name",
-            "must be there, and be another than this node's and every other peer's");
-    }
-    if (const std::string why = destination_complaint(one.address); !why.empty()) {
-      wrong("peers[].address", why);
-    }
+    if (const std::string why = peer_complaint(config, one); !why.empty()) wrong("peers[]", why);
     config.peers.push_back(std::move(one));
   }
 }
@@ -212,6 +220,19 @@ std::optional<balancer::Goal> goal_named(const std::string& text) {
   return {};
 }
 
+std::string peer_complaint(const NodeConfig& config, const PeerConfig& peer) {
+  if (!name_complaint(peer.name).empty()) {
+    return "a node's name follows the rules of guests' names: " + name_complaint(peer.name);
+  }
+  if (peer.name == config.name) return fmt::format("{} is this node itself", peer.name);
+  if (std::any_of(config.peers.begin(), config.peers.end(),
+                  [&](const PeerConfig& other) { return other.name == peer.name; })) {
+    return fmt::format("{} is there twice", peer.name);
+  }
+  const std::string why = destination_complaint(peer.address);
+  return why.empty() ? "" : fmt::format("the address of {}: {}", peer.name, why);
+}
+
 balancer::PolicyConfig live_policy(balancer::Goal goal, std::chrono::milliseconds interval) {
   balancer::PolicyConfig policy = balancer::default_policy(goal);
   const double seconds = std::chrono::duration<double>(interval).count();
@@ -235,13 +256,13 @@ balancer::PolicyConfig live_policy(balancer::Goal goal, std::chrono::millisecond
   policy.settle_seconds = 60;
   policy.hold_seconds = 3600;
   policy.incoming_limit = 1;
+  policy.outgoing_limit = 1;
   policy.moves_per_round = 1;
   return policy;
 }
 
 NodeConfig parse_node_config(const std::string& text) {
-  const json file = json::parse(text, nullptr, false);
-  if (file.is_discarded()) throw std::runtime_error("no valid JSON");
+  const json file = parsed(text);
   Section section(file, "");
   NodeConfig config;
   config.name = host_name();
@@ -265,7 +286,6 @@ NodeConfig parse_node_config(const std::string& text) {
   section.number("cpus", 0.01, 65536, config.cpus);
   section.quantity("memory", parse_size, 0x1p-20, config.memory);
   section.quantity("link", parse_rate, 1.0 / 8e6, config.link);
-  if (config.link <= 0) wrong("link", "must be above 0");
   read_lists(section, config);
   std::string mode = mode_name(config.mode);
   section.text("mode", mode);
@@ -297,13 +317,29 @@ NodeConfig parse_node_config(const std::string& text) {
 }
 
 NodeConfig read_node_config(const std::string& path) {
+  if (std::filesystem::is_directory(path)) {
+    throw std::runtime_error(fmt::format("{}: is a directory, not a file", path));
+  }
   std::ifstream file(path);
+  if (!file) throw std::runtime_error(fmt::format("{}: {}", path, std::strerror(errno)));
   const std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (!file) throw std::runtime_error(fmt::format("{}: cannot be read", path));
   try {
     return parse_node_config(text);
   } catch (const std::runtime_error& error) {
     throw std::runtime_error(fmt::format("{}: {}", path, error.what()));
+  }
+}
+
+void make_directories(const NodeConfig& config) {
+  for (const auto& [key, path] : {std::pair{"runtime", config.runtime},
+                                  {"directory", config.directory + "/guests"},
+                                  {"directory", config.directory + "/log"},
+                                  {"directory", config.directory + "/console"}}) {
+    std::error_code error;
+    std::filesystem::create_directories(path, error);
+    if (!error) continue;
+    wrong(key,
+          fmt::format("{} cannot be made: {}; create it, or name another", path, error.message()));
   }
 }
 

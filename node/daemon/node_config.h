@@ -52,9 +52,14 @@ struct NodeConfig {
 /// The defaults of the policy for measurements `interval` apart, on a live host.
 balancer::PolicyConfig live_policy(balancer::Goal goal, std::chrono::milliseconds interval);
 
+/// Why `peer` cannot be one more of this node's; empty if it can.
+std::string peer_complaint(const NodeConfig& config, const PeerConfig& peer);
+
 /// Throws std::runtime_error with one line that names the key at fault.
 NodeConfig parse_node_config(const std::string& json);
 NodeConfig read_node_config(const std::string& file);
+/// Makes what it names. Throws likewise.
+void make_directories(const NodeConfig& config);
 
 const char* mode_name(Mode mode);
 const char* goal_name(balancer::Goal goal);

@@ -1,12 +1,11 @@
-// Node's guests: started, adopted, measured, and forgotten.
+// Node's guests: started, measured, and forgotten.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
-#include <csignal>
 #include <filesystem>
 #include <fstream>
-#include <tuple>
+#include <future>
 
 #include "node/control_socket.h"
 #include "node/daemon/json_fields.h"
@@ -22,14 +21,9 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-constexpr milliseconds kGuestAnswers{1000};
 constexpr milliseconds kGuestBoots{120'000};  // its kernel is unpacked on the way
 constexpr milliseconds kGuestEnds{3000};      // once it has moved away
 constexpr double kHeatHalfLife = 3600;        // seconds
-
-json ask_guest(const std::string& api, const char* target) {
-  return NodeClient(api, nullptr).request("GET", target, nullptr, kGuestAnswers);
-}
 
 std::string text_or_complain(const json& request, const char* key) {
   const auto text = text_in(request, key);
@@ -102,35 +96,29 @@ std::string Node::last_words(const std::string& name) const {
   return last.empty() ? "it said nothing" : last;
 }
 
+GuestProcess Node::start_process(const std::string& name, const std::vector<std::string>& words) {
+  GuestProcess process = GuestProcess::start(name, words, log_of(name));
+  groups_.enter(name, process.pid());
+  return process;
+}
+
 ManagedGuest* Node::find(const std::string& name) {
   const auto found = guests_.find(name);
   return found == guests_.end() ? nullptr : &found->second;
 }
 
 ManagedGuest& Node::add_guest(const std::string& name, GuestProcess process) {
-  ManagedGuest guest(std::move(process));
+  ManagedGuest guest(process);
   guest.id = next_id_++;
   guest.name = name;
   guest.api = fmt::format("{}/{}.sock", config_.runtime, name);
+  guest.line = std::make_shared<NodeClient>(guest.api, nullptr);
   return guests_.insert_or_assign(name, std::move(guest)).first->second;
-}
-
-/// What must survive a restart of the node; the guest itself does anyway.
-void Node::keep(const ManagedGuest& guest) const {
-  const std::string path = fmt::format("{}/guests/{}.json", config_.directory, guest.name);
-  const json value{{"attributes", to_json(guest.attributes)},
-                   {"pid", guest.process.pid()},
-                   {"last_move", guest.last_move},
-                   {"heat", guest.heat},
-                   {"left", guest.left},
-                   {"hvc", guest.hvc}};
-  std::ofstream(path + ".new") << value.dump() << '\n';
-  std::error_code ignored;
-  std::filesystem::rename(path + ".new", path, ignored);
 }
 
 void Node::forget(const std::string& name) {
   guests_.erase(name);
+  groups_.leave(name);
   std::error_code ignored;
   std::filesystem::remove(fmt::format("{}/guests/{}.json", config_.directory, name), ignored);
 }
@@ -143,66 +131,6 @@ void Node::see_off(std::unique_lock<std::mutex>& lock, const std::string& name) 
     if (guest == nullptr || !guest->gone) return;
     if (!guest->process.alive()) return forget(name);
     changed_.wait_for(lock, milliseconds(10));
-  }
-}
-
-void Node::adopt() {
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(config_.runtime, ignored)) {
-    const std::string path = entry.path().string();
-    if (entry.path().extension() != ".sock" || !socket_is_live(path)) continue;
-    const std::string name = entry.path().stem().string();
-    std::ifstream file(fmt::format("{}/guests/{}.json", config_.directory, name));
-    const json kept = json::parse(file, nullptr, false);
-    try {
-      json status;
-      try {
-        status = ask_guest(path, "/v1/status");
-      } catch (const ClientError&) {
-        // Too busy to answer, but one of ours: the rounds go on asking.
-        if (!number_in(kept, "pid")) throw;
-        status = {{"name", name}, {"pid", kept["pid"]}, {"hvc", field(kept, "hvc")}};
-      }
-      if (text_in(status, "name") != name) continue;  // another user's idea of a socket
-      take_back(name, status, kept);
-    } catch (const std::exception& error) {
-      fmt::print(stderr, "godwit: node: {} is not adopted: {}\n", path, error.what());
-    }
-  }
-}
-
-/// Of an earlier node, which kept what is in `kept`.
-void Node::take_back(const std::string& name, const json& status, const json& kept) {
-  const auto pid = static_cast<pid_t>(number_in(status, "pid").value_or(0));
-  const Attributes attributes = attributes_of(field(kept, "attributes"));
-  ManagedGuest& guest = add_guest(name, GuestProcess::adopt(name, pid));
-  guest.attributes = attributes;
-  guest.hvc = number_in(status, "hvc").value_or(0) != 0;
-  guest.last_move = std::min(seconds(), number_in(kept, "last_move").value_or(-1e18));
-  guest.heat = std::clamp(number_in(kept, "heat").value_or(0), 0.0, 100.0);
-  guest.left = text_in(kept, "left").value_or("");
-  fmt::print(stderr, "godwit: node: adopted {} (pid {})\n", name, pid);
-}
-
-/// Places that were reserved when the node was killed: their processes would wait for ever.
-void Node::end_orphans() const {
-  std::error_code ignored;
-  for (const auto& entry :
-       std::filesystem::directory_iterator(config_.directory + "/guests", ignored)) {
-    const std::string name = entry.path().stem().string();
-    if (entry.path().extension() != ".json" || guests_.contains(name)) continue;
-    if (socket_is_live(fmt::format("{}/{}.sock", config_.runtime, name))) continue;  // it runs
-    std::ifstream file(entry.path());
-    const json kept = json::parse(file, nullptr, false);
-    const auto pid = static_cast<pid_t>(number_in(kept, "pid").value_or(0));
-    std::ifstream commands(fmt::format("/proc/{}/cmdline", pid));
-    const std::string words{std::istreambuf_iterator<char>(commands), {}};
-    const std::string ours = std::string("godwit\0receive\0", 15);
-    if (pid > 0 && words.rfind(ours, 0) == 0 &&
-        words.find(std::string("\0", 1) + name + std::string("\0", 1)) != std::string::npos) {
-      ::kill(pid, SIGTERM);
-    }
-    std::filesystem::remove(entry.path(), ignored);
   }
 }
 
@@ -228,23 +156,32 @@ json Node::start(const json& request) {
       throw Conflict(config_.name + " is closed: godwit undrain opens it");
     if (find(name) != nullptr)
       throw Conflict(fmt::format("a guest called {} is here already", name));
-    const balancer::HostView self = self_view();
     const double memory =
         static_cast<double>(request["memory_bytes"].get<std::uint64_t>()) / 0x1p20;
-    if (self.memory_used + memory > self.memory) {
-      throw Conflict(fmt::format("no room: {} needs {:.0f} MB, {:.0f} of {:.0f} MB are taken", name,
-                                 memory, self.memory_used, self.memory));
+    if (const std::string why = no_memory_for(memory); !why.empty()) {
+      ManagedGuest wanted(GuestProcess::adopt(0));
+      wanted.name = name;
+      wanted.attributes = attributes;
+      wanted.memory = memory;
+      throw Conflict(fmt::format("no room: {} needs {:.0f} MB, {}{}", name, memory, why,
+                                 room_elsewhere(wanted)));
     }
-    ManagedGuest& guest = add_guest(name, GuestProcess::start(name, words, log_of(name)));
+    know_capabilities(attributes.needs);
+    std::string rule = rule_against(attributes);
+    if (rule.empty()) rule = group_elsewhere(attributes);
+    if (!rule.empty()) {
+      throw Conflict(fmt::format("the rules keep {} off {}: {}", name, config_.name, rule));
+    }
+    ManagedGuest& guest = add_guest(name, start_process(name, words));
     guest.attributes = attributes;
-    guest.memory = memory;
+    guest.take_size({{"cpus", field(request, "cpus")}, {"memory", memory}});
     guest.hvc = hvc;
     keep(guest);
     api = guest.api;
   }
   for (const auto end = Clock::now() + kGuestBoots; Clock::now() < end;) {
     try {
-      json status = ask_guest(api, "/v1/status");
+      json status = ask_guest(NodeClient(api, nullptr), "/v1/status");
       if (text_in(status, "state") != "booting") return status;
     } catch (const ClientError&) {  // not there yet
     }
@@ -261,44 +198,90 @@ json Node::start(const json& request) {
   throw std::runtime_error(fmt::format("{} does not answer; its log is {}", name, log_of(name)));
 }
 
+/// What a guest says of itself; null where it says nothing.
+struct Node::Answer {
+  json load, migration;
+  Clock::time_point when;
+};
+
+Node::Answer Node::ask_for_load(const NodeClient& guest, bool moving) {
+  Answer answer;
+  try {
+    answer.load = ask_guest(guest, "/v1/load");
+    if (moving || text_in(answer.load, "state") == "migrating") {
+      answer.migration = ask_guest(guest, "/v1/migration");
+    }
+  } catch (const ClientError&) {  // ended just now, or hangs: its state tells
+  }
+  answer.when = Clock::now();
+  return answer;
+}
+
+/// All guests are asked at a time: one that hangs holds up the others for kGuestAnswers, once.
 void Node::look_after_guests(double now) {
-  std::vector<std::tuple<std::string, std::uint64_t, std::string>> list;
+  struct Asked {
+    std::string name;
+    std::uint64_t id;
+    std::future<Answer> answer;
+  };
+  std::vector<Asked> asked;
   {
     const std::lock_guard lock(mutex_);
-    for (const auto& [name, guest] : guests_) list.emplace_back(name, guest.id, guest.api);
+    for (const auto& [name, guest] : guests_) {
+      asked.push_back({name, guest.id,
+                       std::async(std::launch::async, [line = guest.line, moving = guest.moving] {
+                         return ask_for_load(*line, moving);
+                       })});
+    }
   }
-  const double decay =
-      std::exp2(-std::chrono::duration<double>(config_.interval).count() / kHeatHalfLife);
-  for (const auto& [name, id, api] : list) {
-    json load;
-    json migration;
-    try {
-      if (socket_is_live(api)) {
-        load = ask_guest(api, "/v1/load");
-        if (text_in(load, "state") == "migrating") migration = ask_guest(api, "/v1/migration");
-      }
-    } catch (const ClientError&) {  // ended just now, or hangs: its state tells
-    }
+  for (Asked& one : asked) {
+    const Answer answer = one.answer.get();
     const std::lock_guard lock(mutex_);
-    ManagedGuest* guest = find(name);
-    if (guest == nullptr || guest->id != id) continue;  // the answer is of the one before
-    guest->heat *= decay;
-    if (load.is_object()) guest->measure(load, Clock::now(), policy_);
-    guest->migration = field(migration, "active");
-    if (guest->reserved) settle_reservation(*guest, now);
-    if (!guest->promised.empty()) look_after_promise(*guest);
-    if (!guest->process.alive()) {
-      if (!guest->moving)
-        fmt::print(stderr, "godwit: node: {} ended: {}\n", name, last_words(name));
-      forget(name);
-    } else if (!load.is_object() && !guest->reserved && guest->state != "starting") {
-      guest->state = "silent";
-    }
+    take_answer(one.name, one.id, answer, now);
   }
   const HostSample host = host_load_.sample();
+  const double decay =
+      std::exp2(-std::chrono::duration<double>(config_.interval).count() / kHeatHalfLife);
   const std::lock_guard lock(mutex_);
+  for (auto& [name, guest] : guests_) guest.heat *= decay;
   host_ = host;
+  ++rounds_;
   changed_.notify_all();
+}
+
+/// Between two rounds. Blocks.
+void Node::look_after(const std::string& name, std::uint64_t id) {
+  std::shared_ptr<const NodeClient> line;
+  {
+    const std::lock_guard lock(mutex_);
+    const ManagedGuest* guest = find(name);
+    if (guest == nullptr || guest->id != id) return;
+    line = guest->line;
+  }
+  const Answer answer = ask_for_load(*line, false);
+  const std::lock_guard lock(mutex_);
+  take_answer(name, id, answer, seconds());
+  changed_.notify_all();
+}
+
+void Node::take_answer(const std::string& name, std::uint64_t id, const Answer& answer,
+                       double now) {
+  ManagedGuest* guest = find(name);
+  if (guest == nullptr || guest->id != id) return;  // the answer is of the one before
+  const double memory = guest->memory;
+  if (answer.load.is_object()) guest->measure(answer.load, answer.when, policy_);
+  if (guest->memory != memory) keep(*guest);  // one that we did not start
+  guest->migration = field(answer.migration, "active");
+  if (guest->reserved) settle_reservation(*guest, now);
+  if (guest->unattended) settle_unattended(*guest, answer.migration);
+  if (!guest->promised.empty()) look_after_promise(*guest);
+  if (!guest->process.alive()) {
+    if (!guest->moving && !guest->gone)
+      fmt::print(stderr, "godwit: node: {} ended: {}\n", name, last_words(name));
+    forget(name);
+  } else if (!answer.load.is_object() && !guest->reserved && guest->state != "starting") {
+    guest->state = "silent";
+  }
 }
 
 }  // namespace godwit::node

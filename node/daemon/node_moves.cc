@@ -22,16 +22,9 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 constexpr double kLeastRelief =
-    0.02;  // of a host's load: what evens out less is noise, however cheap
-constexpr double kRecordAgain = 600;  // seconds: an unchanged reason to stay, or advice
-constexpr double kSettled = 30;       // seconds after a move until its effect is judged
-constexpr double kUndone = 900;       // a guest moved on within that undoes the move before
-constexpr int kDrainTries = 3;
-constexpr milliseconds kGuestsKnown{5000};
-
-std::string host_name(const std::vector<std::string>& hosts, std::uint64_t id) {
-  return id < hosts.size() ? hosts[id] : "?";
-}
+    0.02;                          // of a host's load: what evens out less is noise, however cheap
+constexpr int kPlanned = 1000;     // moves in a plan
+constexpr double kReluctance = 3;  // intervals, doubled every time
 
 /// Staying, with the figures of the move that is not made.
 Decision instead_of(Decision move, balancer::Obstacle obstacle) {
@@ -41,15 +34,15 @@ Decision instead_of(Decision move, balancer::Obstacle obstacle) {
   return move;
 }
 
-json host_figures(const balancer::HostView& host, const std::string& name) {
-  return {{"name", name},
-          {"load", host.demand / host.capacity},
-          {"forecast_load", host.forecast.mean / host.capacity},
-          {"memory_used", host.memory_used},
-          {"memory", host.memory},
-          {"incoming", host.incoming},
-          {"outgoing", host.outgoing},
-          {"closed", host.closed}};
+/// A plan of several moves is carried out one by one, each seen anew: the limits of moves in flight
+/// bind hosts that are busy now, not the plan.
+std::vector<Decision> planned(ClusterView view, balancer::PolicyConfig policy) {
+  for (balancer::HostView& peer : view.peers) {
+    if (peer.incoming >= policy.incoming_limit) peer.incoming = kPlanned;
+    if (peer.outgoing >= policy.outgoing_limit) peer.outgoing = kPlanned;
+  }
+  policy.incoming_limit = policy.outgoing_limit = kPlanned;
+  return balancer::decide(view, policy);
 }
 
 }  // namespace
@@ -58,14 +51,17 @@ std::vector<Decision> Node::consider(ClusterView& view) {
   const double now = view.now;
   hot_ = detector_.add(view.self.demand, view.self.forecast, view.self.capacity, policy_);
   view.hot = hot_;
+  rise_.add(now, self_view().forecast.mean, guests_.size());
   if (mode_ == Mode::kOff || state_ != State::kOpen || now < quiet_until_) return {};
-  if (!moves_.empty() || view.self.incoming > 0) return {};  // their end changes the picture
+  // Their end changes the picture.
+  if (!moves_.empty() || view.self.outgoing > 0 || view.self.incoming > 0) return {};
   const std::uint64_t wanted_before = wanted_ << 1;
   wanted_ = wanted_before;
   if (!balancer::wants_peers(view, policy_)) return {};
-  std::vector<Decision> decisions = balancer::decide(view, policy_);
-  const auto move = std::find_if(decisions.begin(), decisions.end(), [](const Decision& decision) {
-    return decision.action == Action::kMove || decision.action == Action::kSwap;
+  std::vector<Decision> decisions = planned(view, policy_);
+  const auto move = std::find_if(decisions.begin(), decisions.end(), [&](const Decision& decision) {
+    return decision.action == Action::kMove || decision.action == Action::kSwap ||
+           (decision.action == Action::kWake && !hot_);
   });
   if (move == decisions.end()) return decisions;
   if (move->cause == Cause::kImbalance && move->source_before - move->source_after < kLeastRelief) {
@@ -75,53 +71,12 @@ std::vector<Decision> Node::consider(ClusterView& view) {
   // Overload has been seen to persist (detection.h); any other reason has to, by the same measure.
   const int n = std::clamp(policy_.hot_n, 1, 64);
   const std::uint64_t recent = wanted_ & (~std::uint64_t{0} >> (64 - n));
-  if (move->cause == Cause::kOverload || std::popcount(recent) >= policy_.hot_k) {
-    return decisions;
+  if (hot_ || std::popcount(recent) >= policy_.hot_k) {
+    const double interval = std::chrono::duration<double>(config_.interval).count();
+    const double patience = balancer::patience(*move, view.self.capacity, policy_);
+    return turn_.come(now, interval, patience, random_) ? decisions : std::vector<Decision>{};
   }
   return {instead_of(*move, balancer::Obstacle::kNotPersistent)};
-}
-
-std::uint64_t Node::record(const Decision& decision, const ClusterView& view, const Names& names) {
-  const auto guest = [&](std::uint64_t id) {
-    const auto found = names.guests.find(id);
-    return found == names.guests.end() ? std::string() : found->second;
-  };
-  json entry{{"action", balancer::name(decision.action)},
-             {"cause", balancer::name(decision.cause)},
-             {"obstacle", balancer::name(decision.obstacle)}};
-  const bool acts = decision.action == Action::kMove || decision.action == Action::kSwap ||
-                    decision.action == Action::kWake;
-  const double now = view.now;
-  if (!acts) ++counters_["refusals"];
-  if (!acts || (mode_ == Mode::kAdvise && decision.cause != Cause::kDrain)) {
-    if (entry == last_unchanged_ && now - last_recorded_ < kRecordAgain) return 0;
-    last_unchanged_ = entry;
-    last_recorded_ = now;
-  } else {
-    last_unchanged_ = nullptr;
-  }
-  entry["guest"] = guest(decision.guest);
-  if (decision.action == Action::kSwap) entry["partner"] = guest(decision.partner);
-  entry["from"] = config_.name;
-  entry["to"] = host_name(names.hosts, decision.target);
-  entry["benefit"] = decision.benefit;
-  entry["cost"] = decision.cost;
-  entry["predicted"] = {{"seconds", decision.seconds},
-                        {"downtime_s", decision.downtime},
-                        {"source_before", decision.source_before},
-                        {"source_after", decision.source_after},
-                        {"target_before", decision.target_before},
-                        {"target_after", decision.target_after}};
-  entry["mode"] = mode_name(mode_);
-  entry["text"] = balancer::explain(
-      decision, [&](std::uint64_t id) { return guest(id); },
-      [&](std::uint64_t id) { return host_name(names.hosts, id); });
-  entry["inputs"] = {
-      {"self", host_figures(view.self, config_.name)}, {"hot", view.hot}, {"peers", json::array()}};
-  for (const balancer::HostView& peer : view.peers) {
-    entry["inputs"]["peers"].push_back(host_figures(peer, host_name(names.hosts, peer.id)));
-  }
-  return records_.add(std::move(entry));
 }
 
 void Node::balance(double now) {
@@ -145,8 +100,8 @@ void Node::carry_out(const Decision& decision, std::uint64_t id, const Names& na
     case Action::kRefuse:
       return;
     case Action::kWake:
-      launch("", host_name(names.hosts, decision.target),
-             [this, peer = host_name(names.hosts, decision.target), id] { wake_peer(peer, id); });
+      launch("", names.host(decision.target),
+             [this, peer = names.host(decision.target), id] { wake_peer(peer, id); });
       return;
     case Action::kMove:
     case Action::kSwap:
@@ -154,7 +109,7 @@ void Node::carry_out(const Decision& decision, std::uint64_t id, const Names& na
   }
   const auto guest = names.guests.find(decision.guest);
   if (guest == names.guests.end()) return;
-  const std::string peer = host_name(names.hosts, decision.target);
+  const std::string peer = names.host(decision.target);
   if (decision.action == Action::kSwap) {
     const auto partner = names.guests.find(decision.partner);
     if (partner == names.guests.end()) return;
@@ -164,7 +119,9 @@ void Node::carry_out(const Decision& decision, std::uint64_t id, const Names& na
     return;
   }
   launch(guest->second, peer,
-         [this, name = guest->second, peer, id] { move_guest(name, peer, id, json::object()); });
+         [this, name = guest->second, peer, errand = Errand{decision.cause, id, {}}] {
+           move_guest(name, peer, errand, json::object());
+         });
 }
 
 void Node::launch(const std::string& guest, const std::string& peer, std::function<void()> work) {
@@ -181,24 +138,52 @@ void Node::launch(const std::string& guest, const std::string& peer, std::functi
   });
 }
 
-Node::Leaving Node::begin_move(const std::string& name, const std::string& peer) {
+Node::Leaving Node::begin_move(const std::string& name, const std::string& to) {
   const std::lock_guard lock(mutex_);
   ManagedGuest* guest = find(name);
-  if (guest == nullptr || guest->reserved)
+  if (guest == nullptr || guest->reserved || guest->gone)
     throw Conflict(fmt::format("no guest called {} is here", name));
-  if (guest->moving) throw Conflict(fmt::format("{} is on its way already", name));
+  if (guest->leaving()) throw Conflict(fmt::format("{} is on its way already", name));
+  if (guest->state == "silent") throw Conflict(fmt::format("{} does not answer", name));
   if (!guest->promised.empty())
     throw Conflict(fmt::format("{} is promised to another node just now", name));
+  check_outgoing(name);
   guest->moving = true;
-  Leaving leaving{guest->api, description_of(*guest), 0};
-  const balancer::HostView self = self_view();
-  leaving.load_before = self.forecast.mean / self.capacity;
-  if (guest->last_move > seconds() - kUndone && guest->left == peer) ++counters_["moves_undone"];
-  return leaving;
+  guest->going.to = to;
+  return {description_of(*guest), guest->coming};
 }
 
-/// The guest's own move: its report, or null and why there is none. Blocks.
-json Node::send(const std::string& api, const json& settings, std::string& why) const {
+/// May one more guest leave? Who is promised will. Under the lock.
+void Node::check_outgoing(const std::string& name) const {
+  int others = 0;
+  std::string who;
+  for (const auto& [its, guest] : guests_) {
+    if (its == name || !(guest.leaving() || !guest.promised.empty())) continue;
+    ++others;
+    who = its;
+  }
+  if (others < policy_.outgoing_limit) return;
+  throw Busy(fmt::format("{} moves as many guests as it may at a time ({}): {} is on its way",
+                         config_.name, policy_.outgoing_limit, who));
+}
+
+/// The guest's own move: its report, or null and why there is none. A node that comes after this
+/// one finds out about it. Blocks.
+json Node::send(const std::string& name, const ManagedGuest::Going& going, json settings,
+                std::string& why) {
+  std::string api;
+  {
+    const std::lock_guard lock(mutex_);
+    ManagedGuest* guest = find(name);
+    if (guest == nullptr) {
+      why = fmt::format("{} has ended", name);
+      return {};
+    }
+    guest->going = going;
+    keep(*guest);
+    api = guest->api;
+  }
+  settings["to"] = going.address;
   json report;
   try {
     report = NodeClient(api, nullptr).request("POST", "/v1/migrate", settings, kMoveTimeout);
@@ -209,191 +194,102 @@ json Node::send(const std::string& api, const json& settings, std::string& why) 
   return report;
 }
 
+/// Of a move for which the peer keeps no place.
+Node::End Node::end_of(const ClientError& refusal) {
+  if (refusal.kind() != ClientError::Kind::kRefused) return End::kNotBegun;
+  return refusal.status() == 503 ? End::kBusy : End::kFailed;
+}
+
 /// Under the lock.
-void Node::end_move(const std::string& name, bool completed) {
-  ++counters_[completed ? "moves_completed" : "moves_failed"];
+void Node::end_move(const std::string& name, End end) {
+  if (end != End::kBusy) ++counters_[end == End::kMoved ? "moves_completed" : "moves_failed"];
   ManagedGuest* guest = find(name);
   if (guest == nullptr) return;
-  if (completed) {
-    guest->gone = true;
-    return;
-  }
+  guest->gone = end == End::kMoved;
   guest->moving = false;
-  guest->last_move = seconds();  // not the same again at once
+  guest->going = {};
+  if (end == End::kFailed) guest->last_move = seconds();  // not the same again at once
   keep(*guest);
 }
 
-/// Under the lock.
-void Node::conclude_record(std::uint64_t record, const json& outcome, double load_before) {
-  const double now = seconds();
-  records_.conclude(record, outcome);
-  const std::string status = text_in(outcome, "status").value_or("");
-  if (status == "completed" || status == "half") {
-    verdicts_.push_back({record, now + kSettled, load_before});
-  }
-  // The peer's view of itself, and ours of it, are stale now.
-  std::uniform_real_distribution<double> jitter(1, 3);
+/// A peer that took no guest of the balancer's is not looked at for a while, longer each time: what
+/// it says of itself, it may go on saying.
+void Node::hold_off(const std::string& peer) {
+  Reluctant& reluctant = reluctant_[peer];
+  reluctant.times = std::min(reluctant.times + 1, 10u);
   const double interval = std::chrono::duration<double>(config_.interval).count();
-  quiet_until_ = now + interval * jitter(random_);
+  const double pause = kReluctance * interval * static_cast<double>(1u << reluctant.times);
+  reluctant.until = seconds() + std::min(pause, policy_.cooldown_seconds);
 }
 
-/// Reserves at the peer, moves, and sees to it that the reservation does not outlive the attempt.
-json Node::move_guest(const std::string& name, const std::string& peer, std::uint64_t record,
-                      json settings) {
-  const Leaving leaving = begin_move(name, peer);
-  json report;
-  std::string why;
+/// The move is over: the peer settles the place, see release(), and is looked at anew. Blocks.
+void Node::release_at(const std::string& peer, const std::string& reservation) {
   try {
-    const json place = peers_.request(
-        peer, "POST", "/v1/reservations",
-        {{"guest", leaving.description}, {"from", config_.name}, {"forced", record == 0}},
-        kReserveTimeout);
-    settings["to"] = text_in(place, "address").value_or("");
-    report = send(leaving.api, settings, why);
-    if (text_in(report, "status") != "completed") {
-      const std::string target = "/v1/reservations/" + text_in(place, "id").value_or("");
-      peers_.request(peer, "DELETE", target, nullptr, kReleaseTimeout);
-    }
-  } catch (const std::exception& error) {
-    if (why.empty()) why = error.what();
+    peers_.request(peer, "DELETE", "/v1/reservations/" + reservation, nullptr, kReleaseTimeout);
+    peers_.ask_again(peer);
+  } catch (const ClientError&) {  // its next round sees a guest that has come, or the place expires
   }
-  const bool completed = text_in(report, "status") == "completed";
+}
+
+/// Reserves at the peer, moves, and tells it that the move is over, so that the reservation does
+/// not outlive the attempt.
+json Node::move_guest(const std::string& name, const std::string& peer, Errand errand,
+                      json settings) {
+  peers_.require(peer);
+  const bool decided = errand.cause != Cause::kHand && errand.cause != Cause::kDrain;
+  const Leaving leaving = begin_move(name, peer);
+  json report, place;
+  std::string why;
+  End end = End::kNotBegun;
+  try {
+    place = peers_.request(peer, "POST", "/v1/reservations",
+                           {{"guest", leaving.description},
+                            {"from", config_.name},
+                            {"forced", errand.cause == Cause::kHand},
+                            {"record", decided ? errand.record : 0}},
+                           kReserveTimeout);
+    if (errand.record == 0) errand.record = records_.add(errand.entry);
+    report = send(name, {peer, text_in(place, "address").value_or(""), errand.record},
+                  std::move(settings), why);
+    end = text_in(report, "status") == "completed" ? End::kMoved : End::kFailed;
+    release_at(peer, text_in(place, "id").value_or(""));
+  } catch (const ClientError& error) {
+    why = error.what();
+    end = end_of(error);
+    if (end != End::kNotBegun) report = {{"status", "refused"}};
+  }
+  if (errand.record == 0 && end == End::kFailed) errand.record = records_.add(errand.entry);
+  if (end == End::kMoved && decided) note_undone(name, leaving.coming, peer);
   const std::lock_guard lock(mutex_);
-  end_move(name, completed);
-  if (record != 0) {
-    json outcome{{"status", text_in(report, "status").value_or("failed")}, {"reason", why}};
-    for (const char* key : {"total_ms", "downtime_ms", "transport"})
-      outcome[key] = field(report, key);
-    conclude_record(record, outcome, leaving.load_before);
+  end_move(name, end);
+  if (end == End::kMoved) {
+    reluctant_.erase(peer);
+    // What a person asked of a move may have slowed it down.
+    if (errand.cause != Cause::kHand) paths_.learn(peer, report);
+    finished_.add(report);
   }
-  if (!completed && report.is_null()) throw Conflict(why);
+  if (decided && place.is_null()) hold_off(peer);
+  if (errand.record != 0) conclude_record(errand.record, outcome_of(report, why));
+  if (end == End::kBusy) throw Busy(why);
+  if (report.is_null() || place.is_null()) throw Conflict(why);
   report["peer"] = peer;
   return report;
 }
 
 json Node::migrate(const std::string& guest, const std::string& peer, const json& settings) {
-  return move_guest(guest, peer, 0, settings);
-}
-
-/// Did the load fall as was promised?
-void Node::judge(double now) {
-  const std::lock_guard lock(mutex_);
-  const balancer::HostView self = self_view();
-  const double load = self.forecast.mean / self.capacity;
-  std::erase_if(verdicts_, [&](const Verdict& verdict) {
-    if (now < verdict.due) return false;
-    records_.conclude(verdict.record, {{"source_load_before", verdict.load_before},
-                                       {"source_load_later", load},
-                                       {"relieved", load < verdict.load_before}});
-    return true;
-  });
-}
-
-json Node::drain() {
-  std::unique_lock lock(mutex_);
-  if (state_ == State::kDraining) throw Conflict(config_.name + " is being drained already");
-  if (!moves_.empty()) throw Conflict("a move is under way: wait for its end");
-  const auto known = [this] {
-    return std::none_of(guests_.begin(), guests_.end(), [](const auto& entry) {
-      return entry.second.state == "starting" || entry.second.state == "booting";
-    });
-  };
-  changed_.wait_for(lock, kGuestsKnown, known);  // what has just been started
-  const State before = state_;
-  state_ = State::kDraining;
-  Names names;
-  const ClusterView view = cluster_view(seconds(), names);
-  json plan = json::array();
-  for (const Decision& decision : balancer::decide(view, policy_)) {
-    const std::uint64_t id = record(decision, view, names);
-    if (decision.action == Action::kRefuse) {
-      state_ = before;
-      throw Conflict(
-          fmt::format("{} cannot be drained: {}", config_.name,
-                      balancer::explain(
-                          decision,
-                          [&](std::uint64_t guest) {
-                            const auto found = names.guests.find(guest);
-                            return found == names.guests.end() ? "?" : found->second;
-                          },
-                          [&](std::uint64_t host) { return host_name(names.hosts, host); })));
-    }
-    if (decision.action == Action::kMove) {
-      plan.push_back({{"guest", names.guests[decision.guest]},
-                      {"to", host_name(names.hosts, decision.target)},
-                      {"record", id}});
-    }
+  Errand errand{Cause::kHand, 0, {}};
+  {
+    const std::lock_guard lock(mutex_);
+    Names names;
+    const ClusterView view = cluster_view(seconds(), names, peer);
+    const auto target = std::find(names.hosts.begin(), names.hosts.end(), peer);
+    const ManagedGuest* found = find(guest);
+    const Decision decision =
+        balancer::describe(view, policy_, found == nullptr ? 0 : found->id,
+                           static_cast<std::uint64_t>(target - names.hosts.begin()), Cause::kHand);
+    errand.entry = entry_of(decision, view, names);
   }
-  drain_trouble_.clear();
-  set_closed(true);
-  lock.unlock();
-  if (drainer_.joinable()) drainer_.join();
-  drainer_ = std::thread([this] { run_drain(); });
-  return {{"plan", plan}};
-}
-
-/// One guest after another, planned anew before each: the cluster goes on living meanwhile.
-void Node::run_drain() {
-  int failures = 0;
-  for (;;) {
-    std::string guest;
-    std::string target;
-    bool wake = false;
-    std::uint64_t id = 0;
-    {
-      std::unique_lock lock(mutex_);
-      if (ending_ || state_ != State::kDraining) return;
-      if (std::all_of(guests_.begin(), guests_.end(),
-                      [](const auto& entry) { return entry.second.gone; })) {
-        state_ = State::kClosed;
-        return;
-      }
-      Names names;
-      const ClusterView view = cluster_view(seconds(), names);
-      for (const Decision& decision : balancer::decide(view, policy_)) {
-        if (decision.action == Action::kRefuse && failures == 0) {
-          drain_trouble_ = fmt::format("waiting: {}", balancer::name(decision.obstacle));
-        }
-        wake = decision.action == Action::kWake;
-        if (decision.action != Action::kMove && !wake) continue;
-        guest = names.guests[decision.guest];
-        target = host_name(names.hosts, decision.target);
-        id = record(decision, view, names);
-        break;
-      }
-      if (guest.empty() && !wake) {
-        changed_.wait_for(lock, config_.interval);
-        if (++failures > 100 * kDrainTries) {
-          state_ = State::kClosed;
-          drain_trouble_ = "given up: no peer takes the guests that are left";
-          return;
-        }
-        continue;
-      }
-    }
-    if (wake) {
-      wake_peer(target, id);
-      continue;
-    }
-    try {
-      const json report = move_guest(guest, target, id, json::object());
-      if (text_in(report, "status") == "completed") {
-        failures = 0;
-        const std::lock_guard lock(mutex_);
-        drain_trouble_.clear();
-        continue;
-      }
-      throw Conflict(text_in(report, "reason").value_or("the move failed"));
-    } catch (const std::exception& error) {
-      std::unique_lock lock(mutex_);
-      drain_trouble_ = fmt::format("{} to {}: {}", guest, target, error.what());
-      if (++failures >= 10 * kDrainTries) {
-        state_ = State::kClosed;
-        return;
-      }
-      changed_.wait_for(lock, config_.interval);
-    }
-  }
+  return move_guest(guest, peer, std::move(errand), settings);
 }
 
 }  // namespace godwit::node

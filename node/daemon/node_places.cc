@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <csignal>
 #include <filesystem>
+#include <utility>
 
 #include "balancer/rules.h"
 #include "node/control_socket.h"
@@ -19,6 +20,8 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 constexpr milliseconds kGuestListens{20'000};
+constexpr milliseconds kPlaceSettles{2000};
+constexpr milliseconds kLook{5};
 
 }  // namespace
 
@@ -35,37 +38,29 @@ ManagedGuest Node::admit(const json& description, const PlaceTerms& terms) {
   }
   if (find(name) != nullptr) throw Conflict(fmt::format("a guest called {} is here already", name));
   if (config_.receive_host.empty()) throw Conflict(config_.name + " listens nowhere");
-  ManagedGuest wanted(GuestProcess::adopt(name, 0));
+  ManagedGuest wanted(GuestProcess::adopt(0));
   wanted.name = name;
   wanted.id = next_id_;
   wanted.attributes = attributes_of(field(description, "attributes"));
+  know_capabilities(wanted.attributes.needs);
   wanted.hvc = number_in(description, "hvc").value_or(0) != 0;
-  wanted.cpus =
-      static_cast<unsigned>(std::clamp(number_in(description, "cpus").value_or(1), 1.0, 1024.0));
-  wanted.memory = std::max(0.0, number_in(description, "memory").value_or(0));
-  wanted.memory_used =
-      std::clamp(number_in(description, "memory_used").value_or(0), 0.0, wanted.memory);
-  wanted.demand = std::clamp(number_in(description, "demand").value_or(0), 0.0,
-                             static_cast<double>(wanted.cpus));
-  if (!learn(wanted.load, field(description, "load"), wanted.cpus)) {
-    wanted.load.add(wanted.demand, policy_);
-  }
+  wanted.take_description(description, policy_);
   wanted.heat = std::clamp(number_in(description, "recent_moves").value_or(0), 0.0, 100.0) + 1;
   balancer::HostView self = self_view();
-  self.has = capability_bits(config_.capabilities);
   if (self.incoming >= policy_.incoming_limit) {
-    throw Conflict(fmt::format("{} is taking in as many guests as it may", config_.name));
+    throw Busy(fmt::format("{} is taking in as many guests as it may", config_.name));
   }
   if (const ManagedGuest* leaving = find(terms.leaving); leaving != nullptr) {
     balancer::charge(self, guest_view(*leaving, now, {}), -1);
   }
   const balancer::GuestView guest = guest_view(wanted, now, {});
   if (self.memory_used + wanted.memory > self.memory) {
-    throw Conflict(fmt::format("{} has no memory for it: {:.0f} of {:.0f} MB are taken",
-                               config_.name, self.memory_used, self.memory));
+    throw Conflict(
+        fmt::format("{} has no memory for it: {}", config_.name, no_memory_for(wanted.memory)));
   }
   if (!balancer::allowed(guest, self)) {
-    throw Conflict(fmt::format("the rules keep it off {}", config_.name));
+    throw Conflict(
+        fmt::format("the rules keep it off {}: {}", config_.name, rule_against(wanted.attributes)));
   }
   if (!terms.forced &&
       !balancer::has_room(balancer::with(self.forecast, guest.forecast), self, policy_)) {
@@ -83,12 +78,14 @@ ManagedGuest& Node::keep_place(ManagedGuest wanted, const PlaceTerms& terms) {
   const std::string listen = v6 ? "[" + config_.receive_host + "]:0" : config_.receive_host + ":0";
   std::vector<std::string> words{"receive", "--listen", listen, "--name", name};
   add_serve_words(words, name, wanted.hvc);
-  ManagedGuest& place = add_guest(name, GuestProcess::start(name, words, log_of(name)));
+  ManagedGuest& place = add_guest(name, start_process(name, words));
   wanted.process = place.process;
   wanted.id = place.id;
   wanted.api = place.api;
+  wanted.line = place.line;
   wanted.last_move = seconds();
-  if (name_complaint(terms.from).empty()) wanted.left = wanted.from = terms.from;
+  if (name_complaint(terms.from).empty()) wanted.left = wanted.coming.from = terms.from;
+  wanted.coming.record = terms.record;
   wanted.reserved = true;
   wanted.state = "reserved";
   wanted.reservation = fmt::format("{:016x}", random_());
@@ -125,6 +122,7 @@ json Node::reserve(const json& request) {
   terms.from = text_in(request, "from").value_or("");
   terms.leaving = text_in(request, "exchange").value_or("");
   terms.forced = number_in(request, "forced").value_or(0) != 0;  // a person asked for it
+  terms.record = record_in(request);
   std::string name;
   json answer;
   {
@@ -132,7 +130,9 @@ json Node::reserve(const json& request) {
     see_off(lock, text_in(field(request, "guest"), "name").value_or(""));
     if (!terms.leaving.empty()) check_promise(terms.leaving);
     const balancer::HostView before = self_view();
+    ++counters_["reservations_refused"];  // unless it is kept
     ManagedGuest& place = keep_place(admit(field(request, "guest"), terms), terms);
+    --counters_["reservations_refused"];
     name = place.name;
     answer["id"] = place.reservation;
     if (!terms.leaving.empty()) {
@@ -150,15 +150,26 @@ json Node::reserve(const json& request) {
 }
 
 void Node::release(const std::string& reservation) {
-  const std::lock_guard lock(mutex_);
-  for (auto& [name, guest] : guests_) {
-    if (guest.promised == reservation && !guest.moving) guest.promised.clear();
-  }
-  for (auto& [name, guest] : guests_) {
-    // Once its socket is there the move has begun, and the two processes settle it between them.
-    if (!guest.reserved || guest.reservation != reservation || socket_is_live(guest.api)) continue;
-    guest.process.signal(SIGTERM);
-    return;
+  bool ended = false;
+  for (const auto end = Clock::now() + kPlaceSettles; Clock::now() < end;) {
+    std::string name;
+    std::uint64_t id = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      for (auto& [its, guest] : guests_) {
+        if (guest.promised == reservation && !guest.moving) guest.promised.clear();
+        if (guest.reserved && guest.reservation == reservation) name = its;
+      }
+      ManagedGuest* place = find(name);
+      if (place == nullptr) return;
+      id = place->id;
+      // Once its socket is there the move has begun, and the two processes settle it between them.
+      if (!socket_is_live(place->api) && !std::exchange(ended, true)) {
+        place->process.signal(SIGTERM);
+      }
+    }
+    look_after(name, id);
+    std::this_thread::sleep_for(kLook);
   }
 }
 
@@ -166,10 +177,10 @@ void Node::release(const std::string& reservation) {
 void Node::settle_reservation(ManagedGuest& guest, double now) {
   if (guest.state == "running" || guest.state.starts_with("postcopy")) {
     guest.reserved = false;
-    guest.last_move = last_arrival_ = now;
+    guest.last_move = guest.coming.when = last_arrival_ = now;
     guest.counters = nullptr;
     keep(guest);
-    fmt::print(stderr, "godwit: node: {} came from {}\n", guest.name, guest.from);
+    fmt::print(stderr, "godwit: node: {} came from {}\n", guest.name, guest.coming.from);
   } else if (guest.state == "reserved" && Clock::now() > guest.deadline) {
     ++counters_["reservations_expired"];
     guest.deadline = Clock::time_point::max();

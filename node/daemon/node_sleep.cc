@@ -40,13 +40,20 @@ double suspended() {
 }  // namespace
 
 /// Somebody has to stay, to take new guests and to wake the others: whoever has guests, and of
-/// empty hosts the first by name.
+/// empty hosts the first by name. Where a host is expected to be overloaded soon, an empty one has
+/// to stay.
 bool Node::others_stay_awake() const {
   const std::vector<PeerState> peers = peers_.states();
-  return std::any_of(peers.begin(), peers.end(), [this](const PeerState& peer) {
-    const double guests = number_in(field(peer.view, "host"), "guests").value_or(0);
+  const auto figure = [](const PeerState& peer, const char* key) {
+    return number_in(field(peer.view, "host"), key).value_or(0);
+  };
+  const bool soon_needed = std::any_of(peers.begin(), peers.end(), [&](const PeerState& peer) {
+    return peer.alive && figure(peer, "expected") > policy_.hot_forecast * figure(peer, "capacity");
+  });
+  return std::any_of(peers.begin(), peers.end(), [&](const PeerState& peer) {
+    const bool empty = figure(peer, "guests") == 0;
     return peer.alive && text_in(peer.view, "state") == "open" &&
-           (guests > 0 || peer.name < config_.name);
+           (empty ? peer.name < config_.name : !soon_needed);
   });
 }
 
@@ -182,7 +189,9 @@ bool Node::wake_peer(const std::string& peer, std::uint64_t record) {
   }
   const double took = std::chrono::duration<double>(Clock::now() - began).count();
   const std::lock_guard lock(mutex_);
-  if (!awake) {
+  if (awake) {
+    boot_seconds_ = took;
+  } else {
     fmt::print(stderr, "godwit: node: {} does not wake: {}\n", peer, why);
     no_wake_before_[peer] = seconds() + kTryAgain;
   }
@@ -190,6 +199,17 @@ bool Node::wake_peer(const std::string& peer, std::uint64_t record) {
   outcome["total_ms"] = took * 1000;
   records_.conclude(record, outcome);
   return awake;
+}
+
+/// As the last one that was woken took; before any, a guess on the safe side.
+double Node::boot_seconds() const {
+  double seconds = std::chrono::duration<double>(config_.wake_timeout).count() / 5;
+  for (const json& record : records_.newest(Records::kKept)) {
+    const json& outcome = field(record, "outcome");
+    if (text_in(record, "action") != "wake" || text_in(outcome, "status") != "completed") continue;
+    seconds = number_in(outcome, "total_ms").value_or(0) / 1000;
+  }
+  return seconds;
 }
 
 bool Node::is_open(const std::string& peer) const {

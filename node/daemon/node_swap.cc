@@ -33,7 +33,8 @@ GuestView described(const json& offer, double now) {
   view.most = std::clamp(number("cpus", 1), 1.0, 1024.0);
   view.forecast = {number_in(field(offer, "forecast"), "mean").value_or(-1),
                    number_in(field(offer, "forecast"), "variance").value_or(-1)};
-  view.memory = number("memory", -1);
+  view.given = number("memory", -1);
+  view.memory = number("memory_used", view.given);
   view.dirty_rate = number("dirty_rate", -1);
   view.sensitivity = number("sensitivity", 1);
   view.recent_moves = static_cast<std::uint32_t>(std::clamp(number("recent_moves", 0), 0.0, 64.0));
@@ -58,8 +59,8 @@ json Node::offers_json(double now) const {
     const json all = guest_json(offered->second, now);
     json offer;
     for (const char* key :
-         {"name", "cpus", "demand", "forecast", "memory", "dirty_rate", "sensitivity", "needs",
-          "apart", "last_move_age_s", "recent_moves", "left"}) {
+         {"name", "cpus", "demand", "forecast", "memory", "memory_used", "dirty_rate",
+          "sensitivity", "needs", "apart", "last_move_age_s", "recent_moves", "left"}) {
       offer[key] = all[key];
     }
     list.push_back(std::move(offer));
@@ -78,7 +79,8 @@ std::vector<GuestView> Node::offers_of(const PeerState& peer, std::uint64_t host
     if (!balancer::sane(view)) continue;
     try {
       const Attributes attributes = attributes_of(offer);
-      view.needs = capability_bits(attributes.needs);
+      if (!capabilities_.knows(attributes.needs)) continue;  // so this host has none of the rest
+      view.needs = capabilities_.bits(attributes.needs);
       view.keep_apart = group_number(attributes.apart);
     } catch (const std::runtime_error&) {
       continue;
@@ -105,9 +107,10 @@ void Node::check_promise(const std::string& name) {
     throw Conflict(
         fmt::format("{} gives no guest away in mode {}", config_.name, mode_name(mode_)));
   }
-  if (guest->moving || !guest->promised.empty() || guest->state != "running") {
+  if (guest->leaving() || !guest->promised.empty() || guest->state != "running") {
     throw Conflict(fmt::format("{} cannot move just now", name));
   }
+  check_outgoing(name);
   if (guest->attributes.pinned || !guest->attributes.together.empty()) {
     throw Conflict(fmt::format("the rules keep {} at {}", name, config_.name));
   }
@@ -137,13 +140,13 @@ json Node::give_back(const std::string& reservation, const std::string& address)
   {
     const std::lock_guard lock(mutex_);
     for (auto& [its, guest] : guests_) {
-      if (guest.reservation == reservation) peer = guest.from;
+      if (guest.reservation == reservation) peer = guest.coming.from;
       if (guest.promised == reservation && !reservation.empty() && !guest.moving) name = its;
     }
     if (name.empty()) throw Conflict(config_.name + " has promised nothing for this reservation");
     guests_.at(name).promised.clear();
   }
-  const Leaving leaving = begin_move(name, peer);
+  begin_move(name, peer);
   const auto extend_place = [&](Clock::time_point deadline) {
     for (auto& [its, guest] : guests_) {
       if (guest.reserved && guest.reservation == reservation) guest.deadline = deadline;
@@ -154,9 +157,10 @@ json Node::give_back(const std::string& reservation, const std::string& address)
     extend_place(Clock::time_point::max());  // it may be that its guest comes only after this
   }
   std::string why;
-  json report = send(leaving.api, {{"to", address}}, why);
+  json report = send(name, {peer, address, 0}, json::object(), why);
   const std::lock_guard lock(mutex_);
-  end_move(name, completed(report));
+  end_move(name, completed(report) ? End::kMoved : End::kFailed);
+  if (completed(report)) finished_.add(report);
   extend_place(Clock::now() + config_.reservation);
   if (report.is_null()) throw Conflict(why);
   return report;
@@ -165,9 +169,11 @@ json Node::give_back(const std::string& reservation, const std::string& address)
 /// One swap, at the node that began it.
 struct Node::Swap {
   std::string guest, peer, partner;
+  std::uint64_t record = 0;
   Leaving leaving;
   std::string there, there_address;  // the guest's reservation at the peer
   std::string here, here_address;    // the partner's, here
+  End out_end = End::kFailed;        // of the guest that leaves, unless it has
   bool partner_first = false;
   json out, back;  // the moves' reports
   std::string out_why, back_why;
@@ -177,26 +183,36 @@ struct Node::Swap {
 void Node::swap_guests(const std::string& guest, const std::string& peer,
                        const std::string& partner, std::uint64_t record) {
   Swap swap;
-  swap.guest = guest, swap.peer = peer, swap.partner = partner;
+  swap.guest = guest, swap.peer = peer, swap.partner = partner, swap.record = record;
   swap.leaving = begin_move(guest, peer);
   try {
     reserve_both(swap);
     if (swap.partner_first) fetch_back(swap);
     if (!swap.partner_first || swap.back_done) send_out(swap);
     if (!swap.partner_first && swap.out_done) fetch_back(swap);
+  } catch (const ClientError& error) {
+    swap.out_why = error.what();
+    if (swap.there.empty()) {
+      swap.out_end = end_of(error);
+      const std::lock_guard lock(mutex_);
+      hold_off(peer);
+    }
   } catch (const std::exception& error) {
     swap.out_why = error.what();
   }
-  if (!swap.out_done || !swap.back_done) release_both(swap);
-  conclude_swap(swap, record);
+  settle_both(swap);
+  if (swap.out_done) note_undone(guest, swap.leaving.coming, peer);
+  conclude_swap(swap);
 }
 
 /// Throws when either end has no place; what was kept by then is in `swap`.
 void Node::reserve_both(Swap& swap) {
-  const json there = peers_.request(
-      swap.peer, "POST", "/v1/reservations",
-      {{"guest", swap.leaving.description}, {"from", config_.name}, {"exchange", swap.partner}},
-      kReserveTimeout);
+  const json there = peers_.request(swap.peer, "POST", "/v1/reservations",
+                                    {{"guest", swap.leaving.description},
+                                     {"from", config_.name},
+                                     {"exchange", swap.partner},
+                                     {"record", swap.record}},
+                                    kReserveTimeout);
   swap.there = text_in(there, "id").value_or("");
   swap.there_address = text_in(there, "address").value_or("");
   const json& partner = field(there, "partner");
@@ -204,7 +220,7 @@ void Node::reserve_both(Swap& swap) {
   {
     const std::lock_guard lock(mutex_);
     // Overloaded as this host is, it may stay above the threshold for newcomers: the balancer knew.
-    const PlaceTerms terms{swap.peer, true, swap.guest};
+    const PlaceTerms terms{swap.peer, true, swap.guest, 0};
     const balancer::HostView before = self_view();
     ManagedGuest& place = keep_place(admit(partner, terms), terms);
     place.deadline = Clock::time_point::max();
@@ -218,17 +234,14 @@ void Node::reserve_both(Swap& swap) {
   swap.here_address = address_of_place(swap.partner, swap.here);
 }
 
-void Node::release_both(const Swap& swap) {
+void Node::settle_both(const Swap& swap) {
   if (!swap.here.empty()) release(swap.here);
-  if (swap.there.empty()) return;
-  try {
-    peers_.request(swap.peer, "DELETE", "/v1/reservations/" + swap.there, nullptr, kReleaseTimeout);
-  } catch (const ClientError&) {  // both end by themselves
-  }
+  if (!swap.there.empty()) release_at(swap.peer, swap.there);
 }
 
 void Node::send_out(Swap& swap) {
-  swap.out = send(swap.leaving.api, {{"to", swap.there_address}}, swap.out_why);
+  swap.out =
+      send(swap.guest, {swap.peer, swap.there_address, swap.record}, json::object(), swap.out_why);
   swap.out_done = completed(swap.out);
 }
 
@@ -267,7 +280,7 @@ bool Node::has_come(const std::string& name, const std::string& reservation) {
   return guest != nullptr && guest->reservation == reservation && !guest->reserved;
 }
 
-void Node::conclude_swap(const Swap& swap, std::uint64_t record) {
+void Node::conclude_swap(const Swap& swap) {
   json outcome{{"status", swap.out_done == swap.back_done ? (swap.out_done ? "completed" : "failed")
                                                           : "half"}};
   std::string reason = swap.out_why;
@@ -296,8 +309,12 @@ void Node::conclude_swap(const Swap& swap, std::uint64_t record) {
                swap.peer, reason);
   }
   const std::lock_guard lock(mutex_);
-  end_move(swap.guest, swap.out_done);
-  conclude_record(record, outcome, swap.leaving.load_before);
+  end_move(swap.guest, swap.out_done ? End::kMoved : swap.out_end);
+  if (swap.out_done) {
+    paths_.learn(swap.peer, swap.out);
+    finished_.add(swap.out);
+  }
+  conclude_record(swap.record, outcome);
 }
 
 }  // namespace godwit::node

@@ -1,7 +1,9 @@
 // What Node knows, as the balancer's plain numbers and as JSON for peers and people.
 #include <algorithm>
 #include <cmath>
+#include <set>
 
+#include "balancer/decide.h"
 #include "balancer/rules.h"
 #include "node/daemon/json_fields.h"
 #include "node/daemon/node.h"
@@ -37,6 +39,11 @@ void to_mips(HostView& host) {
   for (GuestView& offer : host.offers) to_mips(offer);
 }
 
+/// MB of a host's memory for guests that none can have: given to others, or not there.
+double taken(double memory, double given, double available) {
+  return std::max(given, memory - available);
+}
+
 json age(double then, double now) {
   return then < -1e17 ? json() : json(std::max(0.0, now - then));
 }
@@ -48,16 +55,6 @@ double from_age(const json& object, const char* key, double now) {
 
 }  // namespace
 
-std::uint64_t Node::capability_bits(const std::vector<std::string>& names) {
-  std::uint64_t bits = 0;
-  for (const std::string& name : names) {
-    const auto [found, added] =
-        capability_bits_.emplace(name, static_cast<unsigned>(capability_bits_.size()));
-    if (found->second < 64) bits |= std::uint64_t{1} << found->second;
-  }
-  return bits;
-}
-
 HostView Node::self_view() const {
   HostView view;
   double run = 0;
@@ -65,12 +62,11 @@ HostView Node::self_view() const {
     if (guest.gone) continue;
     view.demand += guest.demand;
     run += guest.demand;
-    view.memory_used += guest.memory;
     view.forecast = balancer::with(view.forecast,
                                    guest.load.forecast(static_cast<double>(guest.cpus), policy_));
     view.guests += 1;
     view.incoming += guest.reserved ? 1 : 0;
-    view.outgoing += guest.moving ? 1 : 0;
+    view.outgoing += guest.leaving() ? 1 : 0;
     if (!guest.attributes.apart.empty())
       view.groups.push_back(group_number(guest.attributes.apart));
   }
@@ -80,8 +76,10 @@ HostView Node::self_view() const {
                       ? config_.cpus
                       : std::max(0.1, host_.cpus - std::max(0.0, host_.cpu_busy - run));
   view.core = 0;
-  view.memory = config_.memory > 0 ? config_.memory : host_.memory_mb;
+  view.memory = memory_for_guests();
+  view.memory_used = taken(view.memory, memory_given(), memory_available());
   view.link = config_.link;
+  view.has = capabilities_.bits(config_.capabilities);
   view.power.watts = config_.power_watts;
   view.closed = state_ == State::kDraining || state_ == State::kClosed;
   view.awake = state_ != State::kAsleep;
@@ -95,15 +93,15 @@ GuestView Node::guest_view(const ManagedGuest& guest, double now, const Names& n
   view.demand = guest.demand;
   view.most = static_cast<double>(guest.cpus);
   view.forecast = guest.load.forecast(view.most, policy_);
-  // A target must have room for all of it; what a move copies is what is in use.
-  view.memory = guest.memory;
+  view.memory = guest.memory_used;
+  view.given = guest.memory;
   view.dirty_rate = guest.dirty_rate;
   view.sensitivity = guest.attributes.sensitivity;
-  view.needs = const_cast<Node*>(this)->capability_bits(guest.attributes.needs);
+  view.needs = capabilities_.bits(guest.attributes.needs);
   view.keep_apart = group_number(guest.attributes.apart);
   view.keep_together = group_number(guest.attributes.together);
   view.pinned = guest.attributes.pinned || guest.state != "running";
-  view.moving = guest.moving || guest.reserved || !guest.promised.empty();
+  view.moving = guest.leaving() || guest.reserved || !guest.promised.empty();
   view.last_move = std::min(guest.last_move, now);
   view.recent_moves = static_cast<std::uint32_t>(std::lround(std::min(guest.heat, 64.0)));
   const auto left = std::find(names.hosts.begin(), names.hosts.end(), guest.left);
@@ -115,8 +113,7 @@ GuestView Node::guest_view(const ManagedGuest& guest, double now, const Names& n
 
 namespace {
 /// A peer's answer, taken at its word as far as it is possible; rules.h refuses the rest.
-HostView peer_view(const PeerState& peer, std::uint64_t id, double now,
-                   const std::function<std::uint64_t(const std::vector<std::string>&)>& bits) {
+HostView peer_view(const PeerState& peer, std::uint64_t id, double now, const Capabilities& known) {
   const json& host = field(peer.view, "host");
   const auto number = [&](const char* key) { return number_in(host, key).value_or(NAN); };
   HostView view;
@@ -124,7 +121,8 @@ HostView peer_view(const PeerState& peer, std::uint64_t id, double now,
   view.capacity = number("capacity");
   if (view.capacity > kMaxCores) view.capacity = NAN;
   view.memory = number("memory");
-  view.memory_used = number("memory_used");
+  view.memory_used = taken(view.memory, number("memory_used"),
+                           number_in(host, "memory_available").value_or(view.memory));
   view.link = number("link");
   view.demand = number("demand");
   view.forecast = {number_in(field(host, "forecast"), "mean").value_or(NAN),
@@ -136,7 +134,7 @@ HostView peer_view(const PeerState& peer, std::uint64_t id, double now,
     if (item.is_string() && capabilities.size() < 64)
       capabilities.push_back(item.get<std::string>());
   }
-  view.has = bits(capabilities);
+  view.has = known.bits(capabilities);
   for (const json& item : list_in(host, "apart")) {
     if (item.is_string()) view.groups.push_back(group_number(item.get<std::string>()));
   }
@@ -157,22 +155,29 @@ HostView peer_view(const PeerState& peer, std::uint64_t id, double now,
 }  // namespace
 
 /// What decide() gets; its CPU is in MIPS, everywhere else it is in cores.
-ClusterView Node::cluster_view(double now, Names& names) {
+ClusterView Node::cluster_view(double now, Names& names, const std::string& only) {
   ClusterView view;
   view.now = now;
   names.hosts = {config_.name};
   const std::vector<PeerState> peers = peers_.states();
   for (const PeerState& peer : peers) names.hosts.push_back(peer.name);
   view.self = self_view();
-  view.self.has = capability_bits(config_.capabilities);
   view.drain = state_ == State::kDraining;
   view.hot = hot_;
+  view.rise = rise_.per_second() * kMipsPerCore;
+  view.boot = config_.wake_hook.empty() ? 0 : boot_seconds_;
   for (const auto& [name, guest] : guests_) {
     names.guests[guest.id] = name;
     if (!guest.reserved && !guest.gone) view.guests.push_back(guest_view(guest, now, names));
   }
   std::vector<std::size_t> chosen;
   for (std::size_t i = 0; i < peers.size(); ++i) {
+    if (!only.empty() && peers[i].name != only) continue;
+    const auto reluctant = reluctant_.find(peers[i].name);
+    if (!view.drain && only.empty() && reluctant != reluctant_.end() &&
+        now < reluctant->second.until) {
+      continue;
+    }
     const bool sleeps = text_in(peers[i].view, "state") == "asleep";
     if (sleeps ? may_wake(peers[i], now) : peers[i].alive) chosen.push_back(i);
   }
@@ -182,9 +187,11 @@ ClusterView Node::cluster_view(double now, Names& names) {
     chosen.resize(std::min(chosen.size(), static_cast<std::size_t>(policy_.peers_asked)));
   }
   for (const std::size_t i : chosen) {
-    view.peers.push_back(peer_view(peers[i], i + 1, now,
-                                   [this](const auto& list) { return capability_bits(list); }));
-    view.peers.back().offers = offers_of(peers[i], i + 1, now, names);
+    HostView& peer = view.peers.emplace_back(peer_view(peers[i], i + 1, now, capabilities_));
+    const MovePath path = paths_.to(peers[i].name);
+    peer.path = path.rate;
+    peer.setup = path.setup;
+    peer.offers = offers_of(peers[i], i + 1, now, names);
   }
   to_mips(view.self);
   for (GuestView& guest : view.guests) to_mips(guest);
@@ -192,25 +199,49 @@ ClusterView Node::cluster_view(double now, Names& names) {
   return view;
 }
 
+/// Of what decide() says; its benefit and cost are in MIPS x seconds.
+balancer::Decision Node::in_core_seconds(balancer::Decision decision) {
+  decision.benefit /= kMipsPerCore;
+  decision.cost /= kMipsPerCore;
+  return decision;
+}
+
+/// Cores that this host's guests ask for by the time that another could be woken.
+double Node::expected(const HostView& self) const {
+  ClusterView view;
+  view.self = self;
+  view.rise = rise_.per_second();
+  view.boot = boot_seconds_;
+  for (const auto& [name, guest] : guests_) {
+    if (!guest.gone) view.guests.emplace_back().most = static_cast<double>(guest.cpus);
+  }
+  return balancer::expected_at_boot(view);
+}
+
 json Node::host_json() {
   const double now = seconds();
   const HostView self = self_view();
   json apart = json::array();
+  std::set<std::string> together;
   for (const auto& [name, guest] : guests_) {
     if (!guest.attributes.apart.empty()) apart.push_back(guest.attributes.apart);
+    if (!guest.attributes.together.empty()) together.insert(guest.attributes.together);
   }
   const auto share = [](const std::optional<Pressure>& pressure) {
     return pressure ? json(pressure->avg10) : json();
   };
   return {{"capacity", self.capacity},
           {"memory", self.memory},
-          {"memory_used", self.memory_used},
+          {"memory_used", memory_given()},
+          {"memory_available", std::min(self.memory - self.memory_used, memory_available())},
           {"link", self.link},
           {"demand", self.demand},
           {"forecast", {{"mean", self.forecast.mean}, {"variance", self.forecast.variance}}},
+          {"expected", expected(self)},
           {"guests", self.guests},
           {"capabilities", config_.capabilities},
           {"apart", apart},
+          {"together", together},
           {"offers", offers_json(now)},
           {"incoming", self.incoming},
           {"outgoing", self.outgoing},
@@ -234,6 +265,8 @@ json Node::guest_json(const ManagedGuest& guest, double now) const {
           {"cpus", guest.cpus},
           {"demand", guest.demand},
           {"forecast", {{"mean", forecast.mean}, {"variance", forecast.variance}}},
+          {"cpu_run_s", number_in(guest.counters, "cpu_run_ns").value_or(0) / 1e9},
+          {"cpu_wait_s", number_in(guest.counters, "cpu_wait_ns").value_or(0) / 1e9},
           {"memory", guest.memory},
           {"memory_used", guest.memory_used},
           {"dirty_rate", guest.dirty_rate},
@@ -253,12 +286,31 @@ json Node::guest_json(const ManagedGuest& guest, double now) const {
           {"migration", guest.migration}};
 }
 
-/// What the next host is told of a guest.
+/// For the node that it goes to.
 json Node::description_of(const ManagedGuest& guest) const {
   json description = guest_json(guest, seconds());
   description["attributes"] = to_json(guest.attributes);
-  description["load"] = to_json(guest.load);
+  description["samples"] = guest.load.samples();
   return description;
+}
+
+/// In flight from and to here, whoever began them.
+json Node::moves_json() const {
+  json list = json::array();
+  for (const auto& [name, guest] : guests_) {
+    if (guest.leaving()) {
+      json one = guest.migration.is_object() ? guest.migration : json::object();
+      one.update({{"guest", name}, {"from", config_.name}});
+      if (!guest.going.to.empty()) one["to"] = guest.going.to;
+      list.push_back(std::move(one));
+    } else if (guest.reserved && guest.state == "arriving") {
+      list.push_back({{"guest", name},
+                      {"from", guest.coming.from},
+                      {"to", config_.name},
+                      {"phase", "arriving"}});
+    }
+  }
+  return list;
 }
 
 json Node::view() {
@@ -286,16 +338,15 @@ json Node::guests() {
 
 json Node::status() {
   json status = view();
+  const auto left = certificate_left();
+  status["certificate_left_s"] = left ? json(*left) : json();
   status["guests"] = guests();
   status["peers"] = json::array();
   for (const PeerState& peer : peers_.states()) {
     const json& host = field(peer.view, "host");
     status["peers"].push_back({{"name", peer.name},
                                {"address", peer.address},
-                               {"state", peer.alive       ? "alive"
-                                         : peer.asleep    ? "asleep"
-                                         : peer.age_s < 0 ? "refused"
-                                                          : "silent"},
+                               {"state", name(peer.standing)},
                                {"why", peer.why},
                                {"age_s", peer.age_s < 0 ? json() : json(peer.age_s)},
                                {"capacity", field(host, "capacity")},
@@ -317,25 +368,16 @@ json Node::status() {
          {"text", text_in(record, "text").value_or("")}});
   }
   const std::lock_guard lock(mutex_);
-  status["moves"] = json::array();
-  for (const Move& move : moves_) {
-    if (move.done || move.guest.empty()) continue;  // the latter wakes a host
-    json one{{"guest", move.guest}, {"from", config_.name}, {"to", move.to}};
-    if (const ManagedGuest* guest = find(move.guest);
-        guest != nullptr && guest->migration.is_object()) {
-      const std::string to = move.to;
-      one.update(guest->migration);
-      one["to"] = to;
-    }
-    status["moves"].push_back(one);
-  }
+  status["moves"] = moves_json();
   json counters{{"decisions", records_.count()}};
-  for (const char* key :
-       {"moves_completed", "moves_failed", "moves_undone", "refusals", "reservations_expired"}) {
+  for (const char* key : {"moves_completed", "moves_failed", "moves_undone", "refusals",
+                          "reservations_expired", "reservations_refused"}) {
     counters[key] = counters_[key];
   }
+  counters["moves"] = finished_.to_json();
   status["counters"] = counters;
-  status["drain_trouble"] = drain_trouble_;
+  status["drain"] = {{"guests", drain_.guests}, {"moved", drain_.moved}};
+  status["drain_trouble"] = drain_.trouble;
   return status;
 }
 

@@ -17,12 +17,22 @@
 
 namespace godwit::node {
 
+enum class Standing {
+  kAlive,      // answered of late
+  kSilent,     // has answered, and does not any more
+  kAsleep,     // silent after it said that it powers down
+  kRefused,    // answers, but is not what it should be: name, certificate or version
+  kUnreached,  // never answered
+};
+const char* name(Standing standing);
+
 /// What this node knows of a peer now.
 struct PeerState {
   std::string name;
   std::string address;
-  bool alive = false;   // answered within kSilence
-  bool asleep = false;  // said that it powers down
+  Standing standing = Standing::kUnreached;
+  bool alive = false;
+  bool asleep = false;
   std::string why;      // it is not alive
   double age_s = -1;    // of the answer; negative: never
   nlohmann::json view;  // its answer to GET /v1/view; null if there never was one
@@ -40,9 +50,13 @@ class Peers {
 
   /// Of all peers, in the order of the configuration.
   std::vector<PeerState> states() const;
+  /// Between two intervals: what it says of itself has changed. Blocks.
+  void ask_again(const std::string& name) { ask(peer(name)); }
   /// Every peer that is well has asked this node, as often as this one asks, by then.
   std::chrono::milliseconds heard_within() const { return 3 * interval_; }
-  /// A request to one; blocks. Throws ClientError; std::out_of_range for no peer of ours.
+  /// Throws std::out_of_range, in words, for what is no peer of ours.
+  void require(const std::string& name) const { peer(name); }
+  /// A request to one; blocks. Throws ClientError, and as require().
   nlohmann::json request(const std::string& name, const std::string& method,
                          const std::string& target, const nlohmann::json& body,
                          std::chrono::milliseconds timeout) const;
@@ -51,17 +65,26 @@ class Peers {
   struct Peer {
     PeerConfig config;
     std::unique_ptr<NodeClient> client;
-    std::chrono::steady_clock::time_point answered;
+    std::chrono::steady_clock::time_point asked, answered;  // of the newest answer
     bool ever = false;
+    bool noted_once = false;
+    bool misfit = false;  // as of its last answer
+    Standing noted = Standing::kUnreached;
     std::string why = "not asked yet";
     nlohmann::json view;
     std::chrono::steady_clock::time_point due;
     bool asking = false;
   };
+  Peer& peer(const std::string& name) const;
   void ask_around();
   void ask(Peer& peer);
-  void take(Peer& peer, nlohmann::json view) const;
+  void take(Peer& peer, nlohmann::json view, std::chrono::steady_clock::time_point asked) const;
+  void recall_sleepers();
+  void keep_sleepers() const;
+  PeerState state_of(const Peer& peer) const;
+  void note_change(Peer& peer) const;
 
+  const std::string sleepers_;  // file: what peers said that sleep
   const std::chrono::milliseconds interval_;
   const std::chrono::milliseconds silence_;
   mutable std::mutex mutex_;

@@ -18,6 +18,13 @@ namespace {
 
 constexpr std::size_t kMaxLine = 256 * 1024;
 
+template <typename Records>
+auto* with_id(Records& records, std::uint64_t id) {
+  const auto found = std::find_if(records.rbegin(), records.rend(),
+                                  [&](const json& record) { return record["id"] == id; });
+  return found == records.rend() ? nullptr : &*found;
+}
+
 double unix_seconds() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
@@ -51,9 +58,8 @@ void Records::apply(const json& line) {
     last_id_ = std::max(last_id_, id);
     return;
   }
-  const auto found = std::find_if(records_.rbegin(), records_.rend(),
-                                  [&](const json& record) { return record["id"] == id; });
-  if (found != records_.rend() && line.contains("outcome")) {
+  json* found = with_id(records_, id);
+  if (found != nullptr && line.contains("outcome")) {
     json& outcome = (*found)["outcome"];
     if (!outcome.is_object()) outcome = json::object();
     outcome.update(line["outcome"].is_object() ? line["outcome"] : json::object());
@@ -84,6 +90,12 @@ void Records::conclude(std::uint64_t id, const json& outcome) {
   const json line{{"id", id}, {"outcome", outcome}};
   append(line);
   apply(line);
+}
+
+json Records::find(std::uint64_t id) const {
+  const std::lock_guard lock(mutex_);
+  const json* found = with_id(records_, id);
+  return found == nullptr ? json() : *found;
 }
 
 json Records::newest(std::size_t count, const std::string& guest) const {

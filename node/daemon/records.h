@@ -24,6 +24,8 @@ class Records {
   /// Adds what became of it, as "outcome"; fields of an earlier outcome stay unless named again.
   void conclude(std::uint64_t id, const nlohmann::json& outcome);
 
+  /// Null when it is not in memory.
+  nlohmann::json find(std::uint64_t id) const;
   /// The newest `count`, oldest first; of one guest only, if `guest` is not empty.
   nlohmann::json newest(std::size_t count, const std::string& guest = {}) const;
   std::uint64_t count() const;

@@ -76,4 +76,21 @@ std::string cut(std::string_view printable_text, std::size_t columns) {
   return std::string(printable_text.substr(0, at)) + '~';
 }
 
+std::vector<std::string> wrapped(std::string_view printable_text, std::size_t columns) {
+  std::vector<std::string> lines{""};
+  while (!printable_text.empty()) {
+    const auto word = printable_text.substr(0, printable_text.find(' '));
+    printable_text.remove_prefix(std::min(word.size() + 1, printable_text.size()));
+    std::string& line = lines.back();
+    if (line.empty()) {
+      line = cut(word, columns);
+    } else if (width(line) + 1 + width(word) <= columns) {
+      line.append(" ").append(word);
+    } else {
+      lines.push_back(cut(word, columns));
+    }
+  }
+  return lines;
+}
+
 }  // namespace godwit::node

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace godwit::node {
 
@@ -21,5 +22,8 @@ std::size_t width(std::string_view printable_text);
 
 /// A printable() text cut to at most `columns`; one that was cut ends in '~'.
 std::string cut(std::string_view printable_text, std::size_t columns);
+
+/// A printable() text in lines of at most `columns` each, broken at spaces; a longer word is cut.
+std::vector<std::string> wrapped(std::string_view printable_text, std::size_t columns);
 
 }  // namespace godwit::node

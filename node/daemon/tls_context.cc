@@ -5,8 +5,10 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <stdexcept>
 
@@ -104,22 +106,29 @@ std::string common_name(const X509* certificate) {
   return result;
 }
 
-bool has_name(const X509* certificate, const std::string& name) {
-  if (name.empty()) return false;
-  if (common_name(certificate) == name) return true;
+std::vector<std::string> names_of(const X509* certificate) {
+  std::vector<std::string> found{common_name(certificate)};
   auto* const names = static_cast<GENERAL_NAMES*>(
       ::X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr));
-  bool found = false;
   for (int i = 0; i < sk_GENERAL_NAME_num(names); ++i) {
     const GENERAL_NAME* const entry = sk_GENERAL_NAME_value(names, i);
     if (entry->type != GEN_DNS) continue;
     const ASN1_STRING* const text = entry->d.dNSName;
-    const std::string_view value(reinterpret_cast<const char*>(::ASN1_STRING_get0_data(text)),
-                                 static_cast<std::size_t>(::ASN1_STRING_length(text)));
-    found = found || value == name;
+    found.emplace_back(reinterpret_cast<const char*>(::ASN1_STRING_get0_data(text)),
+                       static_cast<std::size_t>(::ASN1_STRING_length(text)));
   }
   ::GENERAL_NAMES_free(names);
   return found;
+}
+
+std::int64_t valid_until(const X509* certificate) {
+  std::tm time{};
+  return ::ASN1_TIME_to_tm(::X509_get0_notAfter(certificate), &time) == 1 ? ::timegm(&time) : 0;
+}
+
+bool has_name(const X509* certificate, const std::string& name) {
+  const auto names = names_of(certificate);
+  return !name.empty() && std::find(names.begin(), names.end(), name) != names.end();
 }
 
 }  // namespace godwit::node

@@ -3,8 +3,10 @@
 
 #include <openssl/types.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "node/daemon/tls.h"
 
@@ -38,7 +40,11 @@ class TlsContexts {
 CertificatePtr peer_certificate(const SSL* session);
 /// The (first) common name of its subject, or "".
 std::string common_name(const X509* certificate);
-/// Is its common name, or a DNS name among its alternative names, exactly `name`? No wildcards.
+/// Its common name, then the DNS names among its alternative names.
+std::vector<std::string> names_of(const X509* certificate);
+/// The end of its validity, Unix seconds.
+std::int64_t valid_until(const X509* certificate);
+/// Is one of its names exactly `name`? No wildcards.
 bool has_name(const X509* certificate, const std::string& name);
 
 }  // namespace godwit::node

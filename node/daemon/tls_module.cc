@@ -45,6 +45,11 @@ class OpenSsl : public TlsModule {
  public:
   explicit OpenSsl(const TlsFiles& files) : contexts_(files) {}
 
+  OwnCertificate own_certificate() const override {
+    const X509* const certificate = ::SSL_CTX_get0_certificate(contexts_.server());
+    return {names_of(certificate), valid_until(certificate)};
+  }
+
   std::unique_ptr<HttpServer> serve(sys::UniqueFd listener, ApiHandler handler,
                                     const ServerLimits& limits) const override {
     return std::make_unique<HttpServerOver<Tls>>(Tls(contexts_.server()), std::move(listener),

@@ -2,14 +2,22 @@
 // and guests never use it: so it lives in a module that only a node, or who talks to one, loads.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "node/control_server.h"
 #include "node/daemon/tls.h"
 #include "node/http_call.h"
 
 namespace godwit::node {
+
+/// What our own certificate says.
+struct OwnCertificate {
+  std::vector<std::string> names;  // the common name, then the DNS names among the alternatives
+  std::int64_t valid_until = 0;    // Unix seconds
+};
 
 class TlsModule {
  public:
@@ -18,6 +26,7 @@ class TlsModule {
   TlsModule(const TlsModule&) = delete;
   TlsModule& operator=(const TlsModule&) = delete;
 
+  virtual OwnCertificate own_certificate() const = 0;
   /// As ControlServer's constructor. May outlive this object.
   virtual std::unique_ptr<HttpServer> serve(sys::UniqueFd listener, ApiHandler handler,
                                             const ServerLimits& limits) const = 0;

@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "node/daemon/json_fields.h"
 #include "node/daemon/screen_line.h"
+#include "node/daemon/screen_text.h"
 #include "node/units.h"
 
 namespace godwit::node {
@@ -18,15 +20,20 @@ using nlohmann::json;
 namespace {
 
 constexpr double kMegabyte = 1048576;
-constexpr double kMostBytes = 1e15;  // what is more is nonsense
+constexpr double kMostBytes = 1e15;                  // what is more is nonsense
+constexpr double kCertificateWarning = 30 * 86'400;  // seconds
 
 using Number = std::optional<double>;
 
+constexpr std::size_t kUsualColumns = 100;  // where no line is cut
+
 /// Widths of the columns that grow with the terminal.
 struct Layout {
-  explicit Layout(unsigned wanted) : columns(wanted) {
-    const std::size_t extra = columns > 80 ? columns - 80 : 0;
-    const std::size_t lacking = columns < 80 ? 80 - columns : 0;
+  explicit Layout(unsigned wanted)
+      : columns(wanted == 0 ? std::numeric_limits<std::size_t>::max() : wanted) {
+    const std::size_t there = wanted == 0 ? kUsualColumns : columns;
+    const std::size_t extra = there > 80 ? there - 80 : 0;
+    const std::size_t lacking = there < 80 ? 80 - there : 0;
     name = 14 + std::min<std::size_t>(extra / 4, 26);
     bar = (lacking < 6 ? 12 - lacking : 6) + std::min<std::size_t>(extra / 3, 40);
   }
@@ -66,9 +73,7 @@ std::string count(Number amount) {
 }
 
 std::string age(Number seconds) {
-  if (!seconds || *seconds < 0 || *seconds > 1e10) return "-";
-  return *seconds < 60 ? fmt::format("{:.0f} s", *seconds)
-                       : format_time_ms(std::round(*seconds) * 1000);
+  return !seconds || *seconds < 0 || *seconds > 1e10 ? "-" : format_age(*seconds);
 }
 
 std::string percent(Number ratio) {
@@ -119,6 +124,19 @@ void add_load(ScreenLine& line, const Layout& layout, const json& object, Number
       Layout::kMemory);
 }
 
+/// Parts side by side, and on lines of their own where they do not fit.
+void add_parts(std::vector<ScreenLine>& lines, const std::vector<std::string>& parts,
+               const Layout& layout) {
+  std::string line;
+  for (const std::string& part : parts) {
+    if (!line.empty() && width(line) + 2 + width(part) > layout.columns) {
+      lines.push_back(ScreenLine(layout.columns).add(std::exchange(line, {})));
+    }
+    line += (line.empty() ? "" : "  ") + part;
+  }
+  lines.push_back(ScreenLine(layout.columns).add(line));
+}
+
 std::vector<ScreenLine> head_lines(const json& node, const Layout& layout) {
   const json& host = field(node, "host");
   const json& psi = field(host, "psi");
@@ -131,16 +149,24 @@ std::vector<ScreenLine> head_lines(const json& node, const Layout& layout) {
   first.add(state, state == "open" ? Style::kGood : Style::kWarn);
   first.add("  up " + age(number_in(node, "uptime_s")));
   first.add("  version " + text_in(node, "version").value_or("?"), Style::kDim);
-  ScreenLine second(layout.columns);
-  second.add(fmt::format("busy {}  waiting: cpu {}, mem {}, io {}",
-                         cores(number_in(host, "cpu_busy")), percent(number_in(psi, "cpu")),
-                         percent(number_in(psi, "memory")), percent(number_in(psi, "io"))));
-  second.add(fmt::format(
-      "  moves {}, failed {}, undone {}", count(number_in(counters, "moves_completed")),
-      count(number_in(counters, "moves_failed")), count(number_in(counters, "moves_undone"))));
-  second.add(fmt::format("  net: {} in, {} out", rate(number_in(host, "network_rx_bytes_per_s")),
-                         rate(number_in(host, "network_tx_bytes_per_s"))));
-  return {first, second};
+  if (const Number left = number_in(node, "certificate_left_s");
+      left && *left < kCertificateWarning) {
+    first.add(*left > 0 ? "  certificate: " + age(left) + " left" : "  certificate has expired",
+              Style::kBad);
+  }
+  std::vector<ScreenLine> lines{first};
+  add_parts(
+      lines,
+      {fmt::format("busy {}  waiting: cpu {}, mem {}, io {}", cores(number_in(host, "cpu_busy")),
+                   percent(number_in(psi, "cpu")), percent(number_in(psi, "memory")),
+                   percent(number_in(psi, "io"))),
+       fmt::format("moves {}, failed {}, undone {}", count(number_in(counters, "moves_completed")),
+                   count(number_in(counters, "moves_failed")),
+                   count(number_in(counters, "moves_undone"))),
+       fmt::format("net: {} in, {} out", rate(number_in(host, "network_rx_bytes_per_s")),
+                   rate(number_in(host, "network_tx_bytes_per_s")))},
+      layout);
+  return lines;
 }
 
 void host_notes(ScreenLine& line, const json& host, const std::string& notes) {
@@ -281,6 +307,21 @@ ScreenLine move_line(const json& move, const Layout& layout) {
   return line;
 }
 
+/// Its text goes on below itself, unless the terminal is narrow.
+void add_decision(std::vector<ScreenLine>& lines, const json& decision, const Layout& layout) {
+  constexpr std::size_t kAge = 8, kLeast = 20;
+  const std::string id = "  #" + count(number_in(decision, "id")) + "  ";
+  const std::string text = printable(text_in(decision, "text").value_or("?"));
+  const std::size_t indent = kAge + width(id);
+  const std::size_t room = layout.columns < indent + kLeast ? text.size() : layout.columns - indent;
+  ScreenLine line(layout.columns);
+  line.right(age(number_in(decision, "age_s")), kAge).add(id, Style::kDim);
+  for (const std::string& part : wrapped(text, room)) {
+    lines.push_back(line.add(part));
+    line = ScreenLine(layout.columns).right("", indent);
+  }
+}
+
 std::vector<Section> all_sections(const json& node, const Layout& layout) {
   std::vector<Section> sections{hosts_section(node, layout), guests_section(node, layout)};
   Section moves{ScreenLine(layout.columns).add("MOVES", Style::kBold), "move", 6, {}};
@@ -288,10 +329,7 @@ std::vector<Section> all_sections(const json& node, const Layout& layout) {
   if (!moves.lines.empty()) sections.push_back(std::move(moves));
   Section decisions{ScreenLine(layout.columns).add("LAST DECISIONS", Style::kBold), nullptr, 5, {}};
   for (const json* decision : sorted(list_in(node, "decisions"), "age_s", true)) {
-    ScreenLine line(layout.columns);
-    line.right(age(number_in(*decision, "age_s")), 8);
-    line.add("  #" + count(number_in(*decision, "id")) + "  ", Style::kDim);
-    decisions.lines.push_back(line.add(text_in(*decision, "text").value_or("?")));
+    add_decision(decisions.lines, *decision, layout);
   }
   if (!decisions.lines.empty()) sections.push_back(std::move(decisions));
   return sections;

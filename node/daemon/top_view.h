@@ -7,10 +7,11 @@
 
 namespace godwit::node {
 
-/// At most `rows` lines of at most `columns` columns, each ending in '\n'; `rows` 0 for as many as
-/// it takes. What does not fit is cut ("~") or counted ("... 12 more guests"). In a bar '#' is the
-/// load now and '|' the forecast; a bar that ends in '>' stands for more than there is. `colour`:
-/// with SGR sequences. Whatever `node` is, the frame holds no control character of it. Pure.
+/// At most `rows` lines of at most `columns` columns, each ending in '\n'; 0 of either for as many
+/// as it takes. What does not fit is cut ("~") or counted ("... 12 more guests"). In a bar '#' is
+/// the load now and '|' the forecast; a bar that ends in '>' stands for more than there is.
+/// `colour`: with SGR sequences. Whatever `node` is, the frame holds no control character of it.
+/// Pure.
 std::string render_top(const nlohmann::json& node, unsigned columns, unsigned rows, bool colour);
 
 }  // namespace godwit::node

@@ -53,6 +53,22 @@ TEST(Decide, RelievesAHotHostOntoOneWithRoom) {
   EXPECT_GT(decisions.front().benefit, decisions.front().cost);
 }
 
+TEST(Decide, PredictsByWhatMovesToAPeerWereSeenToTake) {
+  const auto prediction = [](double path, double setup) {
+    HostView peer = plain_host(1, 0.3);
+    peer.path = path;
+    peer.setup = setup;
+    ClusterView view = plain_view(1.2, 4, {peer});
+    view.hot = true;
+    return decide(view, default_policy(Goal::kBalance)).front();
+  };
+  const Decision by_link = prediction(0, 0);
+  EXPECT_NEAR(prediction(0, 1.5).seconds, by_link.seconds + 1.5, 1e-9);
+  EXPECT_EQ(prediction(0, 1.5).cost, by_link.cost);  // the guest runs at full speed meanwhile
+  EXPECT_GT(prediction(50, 0).seconds, 5 * by_link.seconds);
+  EXPECT_LT(prediction(5000, 0).seconds, by_link.seconds);  // than "link" says, too
+}
+
 TEST(Decide, RefusesWithAReasonWhenEveryPeerIsFull) {
   ClusterView view = plain_view(1.2, 6, {plain_host(1, 0.89), plain_host(2, 0.9)});
   view.hot = true;
@@ -154,6 +170,42 @@ TEST(Decide, WakesAHostOnlyWhenNoAwakeOneHasRoom) {
   EXPECT_EQ(decisions[1].target, 2u);
 }
 
+TEST(Decide, WakesAHostWhileTheLoadStillGrows) {
+  HostView sleeper = plain_host(2, 0);
+  sleeper.awake = false;
+  sleeper.guests = 0;
+  ClusterView view = plain_view(0.7, 5, {plain_host(1, 0.88), sleeper});
+  for (const Goal goal : {Goal::kBalance, Goal::kConsolidate}) {
+    const PolicyConfig policy = default_policy(goal);
+    view.boot = 60;
+    view.rise = 5;  // 1.0 by then
+    view.peers[0] = plain_host(1, 0.88);
+    EXPECT_TRUE(wants_peers(view, policy));
+    const auto decisions = decide(view, policy);
+    ASSERT_EQ(decisions.size(), 1u);
+    EXPECT_EQ(decisions[0].action, Action::kWake);
+    EXPECT_EQ(decisions[0].target, 2u);
+    const auto wakes = [&] {
+      const auto all = decide(view, policy);
+      return std::any_of(all.begin(), all.end(), [](const Decision& one) {
+        return one.action == Action::kWake && one.cause == Cause::kOverload;
+      });
+    };
+    view.peers[0] = plain_host(1, 0.3);
+    EXPECT_FALSE(wakes()) << "somebody awake has room";
+    view.peers[0] = plain_host(1, 0.88);
+    view.rise = 1;
+    EXPECT_FALSE(wakes()) << "it does not come to that";
+    view.rise = 5;
+    view.boot = 0;
+    EXPECT_FALSE(wakes()) << "there is time when it comes to that";
+    view.boot = 60;
+    for (GuestView& guest : view.guests) guest.most = 170;
+    EXPECT_FALSE(wakes()) << "more than the guests can ask for";
+    for (GuestView& guest : view.guests) guest.most = 1000;
+  }
+}
+
 TEST(Decide, StaysWhenTheLoadIsEvenOrTheGainSmall) {
   const auto even = decide(plain_view(0.6, 6, {plain_host(1, 0.6), plain_host(2, 0.58)}),
                            default_policy(Goal::kBalance));
@@ -214,6 +266,7 @@ TEST(Decide, DrainsTenGuestsOntoTwoHostsAndBackAgain) {
   ASSERT_EQ(refused.size(), 1u);
   EXPECT_EQ(refused[0].obstacle, Obstacle::kPinned);
   EXPECT_NE(explain(refused[0]).find("guest 4"), std::string::npos);
+  EXPECT_EQ(explain(refused[0]).find("benefit"), std::string::npos) << "there is none to weigh";
 }
 
 TEST(Decide, TwoHostsNeverEmptyIntoEachOther) {

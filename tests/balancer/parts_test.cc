@@ -9,6 +9,7 @@
 #include "balancer/detection.h"
 #include "balancer/forecast.h"
 #include "balancer/policy.h"
+#include "balancer/rules.h"
 
 namespace godwit::balancer {
 namespace {
@@ -77,6 +78,24 @@ TEST(MoveCost, GrowsWithMemoryAndDirtyRateAndEndsForAGuestThatNeverConverges) {
   const MoveCost frantic = predict_move(guest, 100);
   EXPECT_NEAR(frantic.seconds, 40, 1);
   EXPECT_NEAR(frantic.downtime, 10, 0.1);
+}
+
+TEST(Rules, AGuestTakesUpWhatItWasGivenAndCopiesWhatItUses) {
+  GuestView guest;
+  guest.memory = 100;
+  guest.given = 400;
+  HostView host;
+  host.capacity = 1000;
+  host.memory = 1000;
+  host.memory_used = 601;
+  EXPECT_FALSE(allowed(guest, host));
+  host.memory_used = 600;
+  EXPECT_TRUE(allowed(guest, host));
+  charge(host, guest, 1);
+  EXPECT_EQ(host.memory_used, 1000);
+  GuestView whole = guest;
+  whole.memory = 400;
+  EXPECT_LT(predict_move(guest, 100).seconds, predict_move(whole, 100).seconds / 3);
 }
 
 TEST(Cooldown, DoublesWithEveryRecentMoveUpToSixtyFourFold) {

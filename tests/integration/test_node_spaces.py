@@ -1,5 +1,5 @@
-"""Three nodes in network namespaces of their own, on a bridge: what breaks there is the network, not a process. And a node
-whose clock somebody sets."""
+"""Three nodes in network namespaces of their own, on a bridge, with guests whose load is switched from outside while they run. What
+breaks there is the network, not a process. And a node whose clock somebody sets."""
 
 import os
 import shutil
@@ -103,6 +103,79 @@ class NodeSpacesTest(NodeCase):
         self.eventually(lambda: a.moves()[0].get("outcome", {}).get("status") == "completed", 5)
         time.sleep(HOLD)
         self.assertEqual([len(n.moves()) for n in (a, b, c)], [1, 0, 0])
+
+    def test_a_spike_shorter_than_the_hold_time_moves_nothing(self):
+        # On a busy machine idle guests wait for a CPU now and then, and that is load: less than the spike is none here.
+        a, b, c = self.cluster(a={"policy": {**POLICY, "deadband": 0.3}})
+        for name in ("g1", "g2", "g3"):
+            a.boot_load(name)
+        time.sleep(2 * HOLD)  # what is usual here
+        for name in ("g1", "g2"):
+            a.load(name, 100)
+        began, most = time.monotonic(), 0
+        while time.monotonic() < began + HOLD / 4:
+            most = max(most, a.get("/v1/view")["host"]["demand"])
+        for name in ("g1", "g2"):
+            a.load(name, 0)
+        self.assertGreater(most, 1.35, "that was no spike")
+        time.sleep(3 * HOLD)
+        self.assertEqual((a.moves(), len(a.guests())), ([], 3))
+
+    def test_a_symmetric_load_moves_nothing_for_ten_minutes(self):
+        """Shortened: a host's hold time is 25 samples, here of 25 ms, in life 30 of a second. 48 times as fast."""
+        fast = {"interval": "25ms", "cpus": 1.2}
+        nodes = self.cluster(a=fast, b=fast, c=fast)
+        for node in nodes:
+            node.boot_load("g-" + node.name, 100)
+        time.sleep(600 / 48)
+        self.assertEqual([n.moves() for n in nodes], [[], [], []])
+        self.assertTrue(all(n.get("/v1/view")["host"]["forecast"]["mean"] > 0.5 for n in nodes))
+
+    def test_a_load_that_alternates_does_not_ping_pong(self):
+        settings = {"policy": {**POLICY, "cooldown_seconds": 4}}
+        nodes = a, b = self.cluster("ab", a=settings, b=settings)
+        for i, node in enumerate(nodes):
+            for k in (0, 1):
+                node.boot_load(f"g{i}{k}")
+        self.alternate(a, 0.5 * HOLD, 10)
+        self.assertEqual([n.moves() for n in nodes], [[], []], "faster than the hold time")
+        self.alternate(a, 1.5 * HOLD, 4)
+        moved = [m["guest"] for n in nodes for m in n.moves()]
+        self.assertLessEqual(len(moved), 2, moved)
+        self.assertEqual(len(set(moved)), len(moved), "one guest moved to and fro")
+        self.assertEqual([n.get()["counters"]["moves_undone"] for n in nodes], [0, 0])
+
+    def alternate(self, node, phase, times):
+        """Load here, then there, and so on; wherever the guests are by then."""
+        for i in range(times):
+            for group in (0, 1):
+                for k in (0, 1):
+                    node.load(f"g{group}{k}", 100 if i % 2 == group else 0)
+            time.sleep(phase)
+
+    def test_two_overloaded_nodes_do_not_crowd_one_target(self):
+        a, b, c = self.cluster(a={"cpus": 0.6}, b={"cpus": 0.6}, c={"cpus": 1.3})
+        for node in (a, b):
+            node.boot_load("g-" + node.name)
+        for node in (a, b):
+            node.load("g-" + node.name, 100)
+        self.eventually(lambda: len(c.guests()) == 1, 60, lambda: a.run("explain").stdout)
+        time.sleep(3 * HOLD)
+        self.assertEqual(len([g for g in c.guests().values() if g["state"] == "running"]), 1)
+        self.assertEqual(self.everywhere((a, b, c)), ["g-a", "g-b"])
+
+    def test_a_full_target_refuses(self):
+        a, b = self.cluster("ab", b={"mode": "off", "memory": "64M", "cpus": 1.0})
+        for guest, why in (({"name": "g1", "cpus": 1, "memory": 128, "demand": 0.1}, "no memory"),
+                           ({"name": "g1", "cpus": 1, "memory": 16, "demand": 0.97}, "above its threshold")):
+            status, answer = b.post("/v1/reservations", {"guest": guest, "from": "a"})
+            self.assertEqual(status, 409)
+            self.assertIn(why, answer["error"])
+        for name in ("g1", "g2"):
+            a.boot(name, memory="128M")  # for too long too much, and too large for b
+        self.eventually(lambda: any(d["action"] == "refuse" and "no peer has room" in d["obstacle"] for d in a.get("/v1/decisions")), 30,
+                        lambda: a.run("explain").stdout)
+        self.assertEqual((a.moves(), b.guests(), b.get()["counters"]["reservations_refused"]), ([], {}, 2))
 
     def test_a_peer_whose_link_is_down_is_no_target_and_comes_back(self):
         a, b, c = self.cluster(c={"cpus": 0.3})  # only b has room

@@ -110,11 +110,15 @@ TEST_F(Cli, ExplainsEveryCommand) {
   EXPECT_EQ(godwit({"--help"}).code, 0);
 }
 
-TEST_F(Cli, TopSaysWhenNoNodeServes) {
+TEST_F(Cli, EveryCommandToANodeSaysWhenNoneServes) {
   const std::string none = dir_ + "/node.api";
-  EXPECT_EQ(line(1, {"top", "--node", none}),
-            "godwit: top: no node: there is no " + none +
-                "; `godwit node` starts one, --node says where it serves");
+  for (const Words& words : {Words{"top"}, Words{"drain"}, Words{"undrain"}, Words{"mode"},
+                             Words{"explain"}, Words{"migrate", "web1", "--to", "b"}}) {
+    Words all = words;
+    all.insert(all.end(), {"--node", none});
+    EXPECT_EQ(line(1, all), "godwit: " + words[0] + ": no node: there is no " + none +
+                                "; `godwit node` starts one, --node says where it serves");
+  }
   EXPECT_EQ(line(1, {"top", "--once", "--node", dir_ + "/text"}).find("godwit: top: no node: "),
             0u);
   EXPECT_EQ(line(2, {"top", "--interval", "1ms"}), "godwit: top: --interval: from 100ms to 60min");
@@ -194,7 +198,8 @@ TEST_F(Cli, SaysWhichGuestDoesNotExist) {
 }
 
 TEST_F(Cli, RefusesArgumentsThatMakeNoSense) {
-  EXPECT_EQ(line(2, {"status"}), "godwit: status: NAME is missing: godwit status NAME [--json]");
+  EXPECT_EQ(line(2, {"status"}),
+            "godwit: status: NAME is missing: godwit status NAME [--node SOCKET] [--json]");
   EXPECT_EQ(line(2, {"status", "a", "b"}), "godwit: status: too many arguments");
   EXPECT_EQ(line(2, {"list", "--all"}), "godwit: list: unknown option --all");
   EXPECT_EQ(line(2, {"resolve", "web1"}), "godwit: resolve: say either --here or --there");

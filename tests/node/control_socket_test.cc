@@ -1,13 +1,16 @@
 #include "node/control_socket.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "node/control_client.h"
+#include "node/http_call.h"
 
 namespace godwit::node {
 namespace {
@@ -18,7 +21,7 @@ class ControlSocketTest : public testing::Test {
 
   std::string complaint() const {
     try {
-      const ControlSocket socket(path_, "web1");
+      const ControlSocket socket(path_, "a guest named web1");
     } catch (const std::runtime_error& error) {
       return error.what();
     }
@@ -29,26 +32,26 @@ class ControlSocketTest : public testing::Test {
 };
 
 TEST_F(ControlSocketTest, IsItsOwnersAlone) {
-  const ControlSocket socket(path_, "web1");
+  const ControlSocket socket(path_, "a guest named web1");
   struct stat info {};
   ASSERT_EQ(::stat(path_.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777u, 0600u);
 }
 
 TEST_F(ControlSocketTest, RefusesASocketThatIsInUse) {
-  const ControlSocket socket(path_, "web1");
+  const ControlSocket socket(path_, "a guest named web1");
   EXPECT_EQ(complaint(), "a guest named web1 is already running (" + path_ + ")");
   EXPECT_TRUE(socket_is_live(path_)) << "the refused one took the socket away";
 }
 
 TEST_F(ControlSocketTest, ReplacesAStaleSocket) {
   {
-    ControlSocket socket(path_, "web1");
+    ControlSocket socket(path_, "a guest named web1");
     std::filesystem::rename(path_, path_ + ".left");
   }
   std::filesystem::rename(path_ + ".left", path_);
   EXPECT_FALSE(socket_is_live(path_));
-  const ControlSocket socket(path_, "web1");
+  const ControlSocket socket(path_, "a guest named web1");
   EXPECT_TRUE(socket_is_live(path_));
 }
 
@@ -59,13 +62,14 @@ TEST_F(ControlSocketTest, LeavesAFileThatIsNoSocketAlone) {
 }
 
 TEST_F(ControlSocketTest, IsRemovedWithItsOwner) {
-  { const ControlSocket socket(path_, "web1"); }
+  { const ControlSocket socket(path_, "a guest named web1"); }
   EXPECT_FALSE(std::filesystem::exists(path_));
 }
 
 TEST_F(ControlSocketTest, RefusesPathsThatDoNotFit) {
-  EXPECT_THROW(ControlSocket("/tmp/" + std::string(120, 'a'), "web1"), std::runtime_error);
-  EXPECT_THROW(ControlSocket("/nowhere/at/all.sock", "web1"), std::runtime_error);
+  EXPECT_THROW(ControlSocket("/tmp/" + std::string(120, 'a'), "a guest named web1"),
+               std::runtime_error);
+  EXPECT_THROW(ControlSocket("/nowhere/at/all.sock", "a guest named web1"), std::runtime_error);
 }
 
 TEST(SocketOf, TakesANameOrAPath) {
@@ -93,6 +97,23 @@ TEST(ControlClient, SaysWhichGuestIsMissing) {
     EXPECT_STREQ(error.what(),
                  "no guest /tmp/no-such-guest.sock: there is no /tmp/no-such-guest.sock");
   }
+}
+
+TEST_F(ControlSocketTest, AGuestThatAcceptsNobodyIsWaitedForNoLongerThanAnyOther) {
+  ControlSocket socket(path_, "web1");
+  const sys::UniqueFd listener = socket.take_listener();
+  ASSERT_EQ(::listen(listener.get(), 0), 0);
+  const sys::UniqueFd first =
+      connect_unix(path_, Deadline(std::chrono::seconds(5)));  // all it holds
+  for (const int timeout_ms : {0, 50}) {
+    try {
+      connect_unix(path_, Deadline(std::chrono::milliseconds(timeout_ms)));
+      FAIL() << "somebody accepted";
+    } catch (const ClientError& error) {
+      EXPECT_EQ(error.kind(), ClientError::Kind::kTimeout) << error.what();
+    }
+  }
+  EXPECT_TRUE(socket_is_live(path_));
 }
 
 }  // namespace

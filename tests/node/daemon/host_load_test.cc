@@ -111,6 +111,21 @@ TEST_F(HostLoadTest, TellsWhatWasUsedSinceTheCallBefore) {
   EXPECT_DOUBLE_EQ(sample.network_tx_bytes_per_s, 250);
 }
 
+TEST_F(HostLoadTest, CountsHugePagesThatAreFree) {
+  write("proc/meminfo",
+        "MemTotal:  16384000 kB\nMemAvailable:   8192000 kB\nHugePages_Free:  1000\n"
+        "Hugepagesize:  2048 kB\n");
+  EXPECT_EQ(later().memory_available_mb, 10000);
+}
+
+TEST_F(HostLoadTest, IsShortOfMemoryWhereTasksWaitForItForLong) {
+  EXPECT_FALSE(later().short_of_memory());
+  psi("memory", "10.50", 0);
+  EXPECT_TRUE(later().short_of_memory());
+  remove("proc/pressure");
+  EXPECT_FALSE(later().short_of_memory());
+}
+
 TEST_F(HostLoadTest, CountsWaitingForDisksAsIdleAndStolenTimeAsBusy) {
   write("proc/stat", "cpu 0 0 0 0 0 0 0 0\ncpu0 1 0 0 1\n");
   load();

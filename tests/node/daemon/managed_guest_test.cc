@@ -29,7 +29,7 @@ class ManagedGuestTest : public ::testing::Test {
 
   const balancer::PolicyConfig policy_ = live_policy(balancer::Goal::kBalance, seconds(1));
   const Clock::time_point start_ = Clock::now();
-  ManagedGuest guest_{GuestProcess::adopt("g", 0)};
+  ManagedGuest guest_{GuestProcess::adopt(0)};
 };
 
 TEST_F(ManagedGuestTest, AsksForWhatItRunsAndWaitsFor) {
@@ -63,6 +63,40 @@ TEST_F(ManagedGuestTest, NonsenseLeavesFiniteFigures) {
   }
   EXPECT_EQ(guest_.state, "running");
   EXPECT_EQ(guest_.cpus, 1u);
+}
+
+TEST_F(ManagedGuestTest, IsChargedAsItsOldHostSaysUntilItRuns) {
+  guest_.reserved = true;
+  guest_.take_description({{"cpus", 2},
+                           {"memory", 64},
+                           {"demand", 1.2},
+                           {"forecast", {{"mean", 1.0}, {"variance", 0.04}}},
+                           {"samples", 300}},
+                          policy_);
+  for (int s = 0; s < 20; ++s) sample(0, 0, s);  // of the process that waits for it
+  EXPECT_EQ(guest_.demand, 1.2);
+  EXPECT_EQ(guest_.memory, 64);
+  EXPECT_EQ(guest_.load.forecast(2, policy_).mean, 1.0);
+  EXPECT_NEAR(guest_.load.forecast(2, policy_).variance, 0.04, 0.001);
+  guest_.reserved = false;
+  for (int s = 20; s < 22; ++s) sample(1e9 * s, 0, s);
+  EXPECT_EQ(guest_.demand, 1);
+  EXPECT_NEAR(guest_.load.forecast(2, policy_).mean, 1.0, 1e-9);
+}
+
+TEST_F(ManagedGuestTest, ADescriptionOfNonsenseLeavesFiniteFigures) {
+  guest_.take_description({{"cpus", -4},
+                           {"memory", "x"},
+                           {"demand", 1e300},
+                           {"forecast", {{"mean", -1e300}, {"variance", 1e300}}},
+                           {"samples", -7}},
+                          policy_);
+  EXPECT_EQ(guest_.cpus, 1u);
+  EXPECT_EQ(guest_.memory, 0);
+  EXPECT_EQ(guest_.demand, 1);
+  const auto forecast = guest_.load.forecast(1, policy_);
+  EXPECT_EQ(forecast.mean, 0);
+  EXPECT_LE(forecast.variance, 1);
 }
 
 TEST(Attributes, AreReadAndWritten) {

@@ -29,6 +29,7 @@ TEST(NodeConfig, AnEmptyObjectTakesEveryDefault) {
   EXPECT_EQ(config.interval, std::chrono::seconds(1));
   EXPECT_EQ(config.socket(), "/tmp/run/node.api");
   EXPECT_EQ(config.policy.incoming_limit, 1);
+  EXPECT_EQ(config.policy.outgoing_limit, 1);
   EXPECT_TRUE(config.peers.empty());
 }
 
@@ -66,7 +67,7 @@ TEST(NodeConfig, APolicyKeyReplacesTheLiveDefaultOnly) {
 }
 
 TEST(NodeConfig, BadValuesNameTheirKey) {
-  EXPECT_EQ(complaint("["), "no valid JSON");
+  EXPECT_EQ(complaint("{\n \"name\": \"a\",\n}").rfind("no valid JSON: line 3, column 1: ", 0), 0u);
   EXPECT_EQ(complaint("[]").substr(0, 3), "\".\"");
   for (const auto& [fields, key] : std::initializer_list<std::pair<const char*, const char*>>{
            {R"("nmae": "a")", "nmae"},
@@ -75,9 +76,13 @@ TEST(NodeConfig, BadValuesNameTheirKey) {
            {R"("listen": "here")", "listen"},
            {R"("listen": "192.0.2.1:7400")", "listen"},
            {R"("peers": {})", "peers"},
-           {R"("peers": [{"name": "b"}])", "peers[].address"},
+           {R"("peers": [{"name": "b"}])", "peers[]"},
            {R"("peers": [{"name": "b", "address": "h:1"}, {"name": "b", "address": "h:2"}])",
-            "peers[].name"},
+            "peers[]"},
+           {R"("memory": "")", "memory"},
+           {R"("memory": "0")", "memory"},
+           {R"("link": "")", "link"},
+           {R"("reservation": "")", "reservation"},
            {R"("peers": [{"name": "b", "address": "h:1", "port": 1}])", "peers[].port"},
            {R"("tls": {"ca": "x"})", "tls"},
            {R"("cpus": 1e99)", "cpus"},
@@ -94,6 +99,31 @@ TEST(NodeConfig, BadValuesNameTheirKey) {
     const std::string why = complaint(with(fields));
     EXPECT_EQ(why.rfind(std::string("\"") + key + "\"", 0), 0u) << fields << ": " << why;
     EXPECT_EQ(why.find('\n'), std::string::npos);
+  }
+}
+
+TEST(NodeConfig, APeerIsAnotherNodeWithAnAddressOfItsOwn) {
+  NodeConfig config = parse_node_config(with(R"("name": "a")"));
+  EXPECT_EQ(peer_complaint(config, {"b", "h:1"}), "");
+  config.peers.push_back({"b", "h:1"});
+  EXPECT_EQ(peer_complaint(config, {"b", "h:2"}), "b is there twice");
+  EXPECT_EQ(peer_complaint(config, {"a", "h:2"}), "a is this node itself");
+  EXPECT_EQ(peer_complaint(config, {"c", "h:0"}), "the address of c: port 0 is nobody's");
+  EXPECT_NE(peer_complaint(config, {"", "h:2"}), "");
+  EXPECT_NE(peer_complaint(config, {"c/d", "h:2"}), "");
+}
+
+TEST(NodeConfig, AFileThatIsNoneIsOneLine) {
+  const std::string folder = testing::TempDir();
+  for (const auto& [path, why] :
+       {std::pair{folder, ": is a directory, not a file"},
+        {folder + "godwit_no_such.json", ": No such file or directory"}}) {
+    try {
+      (void)read_node_config(path);
+      ADD_FAILURE() << path;
+    } catch (const std::runtime_error& error) {
+      EXPECT_EQ(error.what(), path + why);
+    }
   }
 }
 

@@ -59,10 +59,12 @@ TEST_F(RecordsTest, TornAndForeignLinesAreSkipped) {
 
 TEST_F(RecordsTest, CanBeAskedForOneGuestAndForTheNewest) {
   Records records(file_);
+  EXPECT_TRUE(records.find(1).is_null());
   for (int i = 0; i < 5; ++i) records.add(move(i % 2 == 0 ? "even" : "odd"));
   EXPECT_EQ(records.newest(2).size(), 2u);
   EXPECT_EQ(records.newest(2)[1]["id"], 5);
   EXPECT_EQ(records.newest(10, "odd").size(), 2u);
+  EXPECT_EQ(records.find(2)["guest"], "odd");
   EXPECT_EQ(records.newest(10, "none").size(), 0u);
 }
 

@@ -43,5 +43,13 @@ TEST(ScreenText, CutsByColumnsNotBytes) {
   EXPECT_EQ(cut("Größe", 0), "");
 }
 
+TEST(ScreenText, WrapsAtSpaces) {
+  using Lines = std::vector<std::string>;
+  EXPECT_EQ(wrapped("", 5), Lines{""});
+  EXPECT_EQ(wrapped("one two three", 7), (Lines{"one two", "three"}));
+  EXPECT_EQ(wrapped("a longest b", 4), (Lines{"a", "lon~", "b"}));
+  EXPECT_EQ(wrapped("one two", 100), Lines{"one two"});
+}
+
 }  // namespace
 }  // namespace godwit::node

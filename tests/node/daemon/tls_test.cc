@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 
+#include "node/daemon/tls_module.h"
 #include "tests/node/daemon/certificates.h"
 
 namespace godwit::node {
@@ -42,6 +44,14 @@ class TlsContextTest : public testing::Test {
 };
 
 TEST_F(TlsContextTest, TakesGoodFiles) { EXPECT_EQ(complaint(good_), ""); }
+
+TEST_F(TlsContextTest, KnowsItsNamesAndItsEnd) {
+  const TlsContext context(
+      ca_.make("b", {.name = "b", .also = "b.example", .valid_to_s = 864'000}));
+  const OwnCertificate own = context.module().own_certificate();
+  EXPECT_EQ(own.names, (std::vector<std::string>{"b", "b.example"}));
+  EXPECT_NEAR(static_cast<double>(own.valid_until - std::time(nullptr)), 864'000, 60);
+}
 
 TEST_F(TlsContextTest, NamesAMissingFile) {
   const std::string nowhere = folder_ + "nowhere";

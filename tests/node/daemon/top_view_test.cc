@@ -38,8 +38,9 @@ json with_guests(int count) {
 
 TEST(TopView, IsThisForASmallNode) {
   EXPECT_EQ(render_top(sample_node(), 80, 24, false),
-            R"(godwit a  goal balance, automatic  open  up 1 h 5 min  version 0.1.0
-busy 0.31  waiting: cpu 10 %, mem 0 %, io 25 %  moves 3, failed 1, undone 0  ne~
+            R"(godwit a  goal balance, automatic  open  up 65 min  version 0.1.0
+busy 0.31  waiting: cpu 10 %, mem 0 %, io 25 %  moves 3, failed 1, undone 0
+net: 1000B/s in, 0B/s out
 
 HOST           LOAD               CORES        MEMORY GUESTS
 a              [### |     ]      1.25/4    812M/15.6G      1  1 outgoing
@@ -79,10 +80,41 @@ TEST(TopView, FitsEveryTerminal) {
 TEST(TopView, FillsTheTerminalAndCountsWhatIsLeftOut) {
   const std::string frame = render_top(with_guests(300), 80, 24, false);
   EXPECT_EQ(lines_of(frame).size(), 24u);
-  EXPECT_TRUE(has(frame, "\n... 292 more guests\n")) << frame;
+  EXPECT_TRUE(has(frame, "\n... 293 more guests\n")) << frame;
   EXPECT_TRUE(has(frame, "\nweb1 ") && has(frame, "\nguest299 ")) << "who asks for most is first";
   EXPECT_FALSE(has(frame, "\nguest1 "));
   EXPECT_TRUE(has(render_top(with_guests(301), 80, 0, false), "\nguest1 "));
+}
+
+TEST(TopView, CutsNoDecisionAndNoAge) {
+  json node = sample_node();
+  const std::string words =
+      "move guest web1 from host a to host b (imbalance): expected source "
+      "96.5 % -> 66.4 %, target 0.0 % -> 30.1 %; about 1.2 s, paused 20 ms";
+  for (const auto& [age, text] :
+       {std::pair{64.0, "64 s"}, {5999.0, "100 min"}, {1e7, "116 days"}}) {
+    node["decisions"] = {{{"id", 17}, {"age_s", age}, {"text", words}}};
+    EXPECT_TRUE(has(render_top(node, 0, 0, false), text + ("  #17  " + words + '\n')));
+    std::string together;
+    for (const std::string& line : lines_of(render_top(node, 60, 0, false))) {
+      if (line.find("  #17  ") != std::string::npos) together = line;
+      if (line.rfind("               ", 0) == 0) together += line.substr(14);
+    }
+    EXPECT_TRUE(has(together, words)) << together;
+  }
+  node["peers"][1]["why"] = std::string(200, 'x');
+  EXPECT_TRUE(has(render_top(node, 0, 0, false), std::string(200, 'x') + '\n'));
+}
+
+TEST(TopView, SaysWhenTheCertificateEnds) {
+  json node = sample_node();
+  const auto head = [&](double left) {
+    node["certificate_left_s"] = left;
+    return lines_of(render_top(node, 0, 0, false)).at(0);
+  };
+  EXPECT_FALSE(has(head(31 * 86'400.0), "certificate"));
+  EXPECT_TRUE(has(head(12 * 86'400.0), "certificate: 12 days left"));
+  EXPECT_TRUE(has(head(-1), "certificate has expired"));
 }
 
 TEST(TopView, MarksLoadForecastAndMoreThanThereIs) {
@@ -90,7 +122,7 @@ TEST(TopView, MarksLoadForecastAndMoreThanThereIs) {
   const auto bar = [&](double demand, double forecast) {
     node["host"]["demand"] = demand;
     node["host"]["forecast"]["mean"] = forecast;
-    const std::string line = lines_of(render_top(node, 80, 24, false)).at(4);
+    const std::string line = lines_of(render_top(node, 80, 24, false)).at(5);
     return line.substr(15, 12);
   };
   EXPECT_EQ(bar(0, 0), "[|         ]");
