@@ -43,8 +43,7 @@ MoveCost Draft::cost(const Exchange& exchange) const {
 
 Decision Draft::describe(const Exchange& exchange, Cause cause, double benefit) const {
   const HostView& peer = peers[exchange.peer];
-  Decision decision =
-      describe(guests[exchange.guest], peer, cause, benefit, this->cost(exchange));
+  Decision decision = describe(guests[exchange.guest], peer, cause, benefit, this->cost(exchange));
   decision.action = Action::kSwap;
   decision.partner = offer(exchange).id;
   decision.source_after += offer(exchange).forecast.mean / self.capacity;

@@ -61,9 +61,8 @@ double relief(const Draft& draft, const Draft::Exchange& exchange) {
   const Forecast& theirs = draft.offer(exchange).forecast;
   const double before =
       expected_excess(self.forecast, self.capacity) + expected_excess(peer.forecast, peer.capacity);
-  const double after =
-      expected_excess(with(without(self.forecast, ours), theirs), self.capacity) +
-      expected_excess(with(without(peer.forecast, theirs), ours), peer.capacity);
+  const double after = expected_excess(with(without(self.forecast, ours), theirs), self.capacity) +
+                       expected_excess(with(without(peer.forecast, theirs), ours), peer.capacity);
   return (before - after) * draft.policy.horizon_seconds;
 }
 
@@ -77,6 +76,8 @@ bool swap(Draft& draft) {
     for (std::size_t p = 0; p < draft.peers.size(); ++p) {
       for (std::size_t o = 0; o < draft.peers[p].offers.size(); ++o) {
         const Draft::Exchange exchange{g, p, o};
+        // An equal one that strays less is no relief, and comes back to even out what strays.
+        if (!(draft.offer(exchange).forecast.mean < guest.forecast.mean)) continue;
         if (!draft.exchangeable(exchange)) continue;
         const double gained = relief(draft, exchange);
         const double score = gained - draft.policy.margin * draft.cost(exchange).work;
