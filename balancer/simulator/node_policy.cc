@@ -18,10 +18,9 @@ constexpr int kLooks = 16;              // of a node between two samples
 // What the first of these gains for each guest that it moves; of relief more than of anything.
 double gain_of(const std::vector<Decision>& decisions) {
   for (const Decision& decision : decisions) {
-    const bool swap = decision.action == Action::kSwap;
-    if (!swap && decision.action != Action::kMove) continue;
+    if (decision.action != Action::kSwap && decision.action != Action::kMove) continue;
     if (decision.cause == Cause::kOverload) return std::numeric_limits<double>::max();
-    return (decision.benefit - decision.cost) / (swap ? 2 : 1);
+    return gain_each(decision);
   }
   return 0;
 }
