@@ -103,18 +103,19 @@ class Search {
         imbalance_(imbalance),
         here_(imbalance.place(draft.self)),
         // The deviation is a root, which the same square lowers less where it is large.
-        least_(draft.policy.deadband *
-               std::max(imbalance.deviation(), draft.policy.deadband / 2)),
+        least_(draft.policy.deadband * std::max(imbalance.deviation(), draft.policy.deadband / 2)),
         worth_(imbalance.capacity() * draft.policy.work_per_imbalance *
                draft.policy.horizon_seconds),
-        nearest_(draft.stay(Action::kStay, Cause::kImbalance, Obstacle::kNoTarget)) {
+        nearest_(draft.stay(Action::kStay, Cause::kImbalance, Obstacle::kBalanced)) {
     for (std::size_t g = 0; g < draft.guests.size(); ++g) {
       const GuestView& guest = draft.guests[g];
-      if (guest.keep_together != 0 || !rested(guest, draft.view.now, draft.policy)) continue;
-      able_.push_back(g);
       erratic_ = std::max(erratic_, guest.forecast.variance);
+      if (guest.keep_together == 0 && rested(guest, draft.view.now, draft.policy)) {
+        able_.push_back(g);
+      }
     }
     for (std::size_t p = 0; p < draft.peers.size(); ++p) look_at(p);
+    if (nearest_.obstacle == Obstacle::kBalanced) nearest_.obstacle = in_the_way();
   }
 
   bool found() const { return score_ > 0; }
@@ -146,23 +147,44 @@ class Search {
     if (!(taken > least_ * moves) || (each <= score_ && each <= nearest_.benefit)) return;
     if (!(moves == 1 ? draft_.admits(draft_.peers[ends.peer], draft_.guests[ends.guest])
                      : draft_.exchangeable(ends) && has_room_for(ends))) {
+      refused_ = true;
       return;
     }
-    const MoveCost cost = moves == 1 ? cost_between(draft_.guests[ends.guest], draft_.self,
-                                                    draft_.peers[ends.peer])
-                                     : draft_.cost(ends);
+    const MoveCost cost =
+        moves == 1 ? cost_between(draft_.guests[ends.guest], draft_.self, draft_.peers[ends.peer])
+                   : draft_.cost(ends);
     const double score = (benefit - draft_.policy.margin * cost.work) / moves;
-    if (nearest_.obstacle == Obstacle::kNoTarget || each > nearest_.benefit) {
+    if (nearest_.obstacle == Obstacle::kBalanced || each > nearest_.benefit) {
       nearest_ = draft_.stay(Action::kStay, Cause::kImbalance, Obstacle::kNotWorthIt, each,
                              cost.work / moves);
     }
     if (!(score > score_)) return;
     score_ = score;
     ends_ = ends;
-    decision_ = moves == 1
-                    ? draft_.describe(draft_.guests[ends.guest], draft_.peers[ends.peer],
-                                      Cause::kImbalance, benefit, cost)
-                    : draft_.describe(ends, Cause::kImbalance, benefit);
+    decision_ = moves == 1 ? draft_.describe(draft_.guests[ends.guest], draft_.peers[ends.peer],
+                                             Cause::kImbalance, benefit, cost)
+                           : draft_.describe(ends, Cause::kImbalance, benefit);
+  }
+
+  // Nothing that may move now is worth a move. Is that so of the others, too?
+  Obstacle in_the_way() const {
+    bool peers = false, refused = refused_, resting = false, pinned = false;
+    for (const HostView& peer : draft_.peers) {
+      if (!peer.alive || peer.closed) continue;
+      peers = true;
+      const auto there = imbalance_.place(peer);
+      if (!(imbalance_.most(here_, there, erratic_) > least_)) continue;
+      for (const GuestView& guest : draft_.guests) {
+        if (guest.moving || guest.keep_together != 0 ||
+            !(imbalance_.taken_off(here_, there, load_of(guest)) > least_)) {
+          continue;
+        }
+        (!draft_.admits(peer, guest) ? refused : guest.pinned ? pinned : resting) = true;
+      }
+    }
+    if (resting) return Obstacle::kCoolingDown;
+    if (pinned) return Obstacle::kPinned;
+    return refused || !peers ? Obstacle::kNoTarget : Obstacle::kBalanced;
   }
 
   // What comes fits here, too, unless more goes.
@@ -176,10 +198,11 @@ class Search {
   const Draft& draft_;
   const Imbalance& imbalance_;
   Imbalance::Place here_;
-  double least_;  // squared deviation that a move must take off
-  double worth_;  // of one squared deviation, in work
+  double least_;                   // squared deviation that a move must take off
+  double worth_;                   // of one squared deviation, in work
   std::vector<std::size_t> able_;  // guests that may move
-  double erratic_ = 0;             // the largest variance of theirs
+  double erratic_ = 0;             // the largest variance of a guest here
+  bool refused_ = false;           // something would help that no peer may take
   double score_ = 0;
   Draft::Exchange ends_;
   Decision decision_, nearest_;
@@ -191,8 +214,6 @@ void even_out(Draft& draft) {
   const PolicyConfig& policy = draft.policy;
   const Imbalance imbalance(draft);
   for (int moves = 0; moves < policy.moves_per_round; ++moves) {
-    const Imbalance::Place here = imbalance.place(draft.self);
-    (void)here;
     if (draft.self.outgoing >= policy.outgoing_limit) {
       draft.decisions.push_back(draft.stay(Action::kStay, Cause::kImbalance, Obstacle::kBusy));
       return;

@@ -42,13 +42,13 @@ struct PolicyConfig {
   double sample_share = 0.33;       // of the newest sample; the rest is the forecast's
   double spread_weight = 6;         // of a guest's variance, which it brings to any host for long
   double work_per_imbalance = 0.3;  // worth of one over the horizon, x capacity
-  double deadband = 0.108; // a move must take off deadband x the hosts' standard deviation (or half
-                           // the deadband, where that is more)
+  double deadband = 0.108;  // a move must take off deadband x the hosts' standard deviation (or
+                            // half the deadband, where that is more)
 
   // Damping.
   double cooldown_seconds = 400;  // after a guest's move; doubles with every recent one
-  double settle_seconds = 300;     // a host that received a guest does not empty itself
-  int incoming_limit = 4;          // moves in flight a host
+  double settle_seconds = 300;    // a host that received a guest does not empty itself
+  int incoming_limit = 4;         // moves in flight a host
   int outgoing_limit = 16;
   int moves_per_round = 1;  // for overload and balance; emptying and draining are plans
 };
