@@ -132,11 +132,14 @@ class Search {
     for (const GuestView& offer : peer.offers) {
       erratic = std::max(erratic, offer.forecast.variance);
     }
-    if (!(imbalance_.most(here_, there, erratic) > least_)) return;
+    const double most = imbalance_.most(here_, there, erratic);
+    if (!(most > least_)) return;
+    // An exchange has to take off twice the least.
+    const std::size_t offers = most > 2 * least_ ? peer.offers.size() : 0;
     for (const std::size_t g : able_) {
       const Load ours = load_of(draft_.guests[g]);
       weigh({g, p, 0}, 1, imbalance_.taken_off(here_, there, ours));
-      for (std::size_t o = 0; o < peer.offers.size(); ++o) {
+      for (std::size_t o = 0; o < offers; ++o) {
         weigh({g, p, o}, 2, imbalance_.taken_off(here_, there, ours - load_of(peer.offers[o])));
       }
     }

@@ -19,10 +19,9 @@ std::vector<GuestView> offers(std::vector<GuestView> guests, double now,
     return guests.begin() + std::min(wanted, std::ssize(guests));
   };
   const auto erratic = first(kSmallest), end = first(kSmallest + kErratic);
-  std::partial_sort(guests.begin(), erratic, guests.end(),
-                    [](const GuestView& a, const GuestView& b) {
-                      return a.forecast.mean < b.forecast.mean;
-                    });
+  std::partial_sort(
+      guests.begin(), erratic, guests.end(),
+      [](const GuestView& a, const GuestView& b) { return a.forecast.mean < b.forecast.mean; });
   std::partial_sort(erratic, end, guests.end(), [](const GuestView& a, const GuestView& b) {
     return a.forecast.variance > b.forecast.variance;
   });

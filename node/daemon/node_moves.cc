@@ -5,6 +5,7 @@
 #include <bit>
 #include <set>
 
+#include "balancer/damping.h"
 #include "balancer/rules.h"
 #include "node/daemon/json_fields.h"
 #include "node/daemon/node.h"
