@@ -133,9 +133,10 @@ class Search {
       erratic = std::max(erratic, offer.forecast.variance);
     }
     const double most = imbalance_.most(here_, there, erratic);
-    if (!(most > least_)) return;
-    // An exchange has to take off twice the least.
-    const std::size_t offers = most > 2 * least_ ? peer.offers.size() : 0;
+    if (!(most > least_ && most * worth_ > score_)) return;
+    // An exchange has to take off twice as much.
+    const bool exchange = most > 2 * least_ && most * worth_ > 2 * score_;
+    const std::size_t offers = exchange ? peer.offers.size() : 0;
     for (const std::size_t g : able_) {
       const Load ours = load_of(draft_.guests[g]);
       weigh({g, p, 0}, 1, imbalance_.taken_off(here_, there, ours));
