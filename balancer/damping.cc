@@ -17,4 +17,11 @@ bool going_back(const GuestView& guest, HostId target, double now, const PolicyC
   return guest.left == target && now - guest.last_move < 4 * cooldown(guest, policy);
 }
 
+double patience(const Decision& decision, double capacity, const PolicyConfig& policy) {
+  if (decision.cause != Cause::kImbalance) return 1;
+  const double least = policy.deadband * policy.deadband / 2 * policy.work_per_imbalance *
+                       policy.horizon_seconds * capacity;
+  return least / std::max(least, gain_each(decision));
+}
+
 }  // namespace godwit::balancer

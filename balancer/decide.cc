@@ -43,7 +43,10 @@ Draft::Draft(const ClusterView& from, const PolicyConfig& settings)
   for (const HostView& peer : from.peers) {
     if (sane(peer) && peer.id != self.id) peers.push_back(peer);  // a lying peer is no target
   }
-  drop_repeated();
+  if (!repeated(peers).empty()) {  // one host under two addresses is one host
+    std::set<HostId> seen;
+    std::erase_if(peers, [&](const HostView& peer) { return !seen.insert(peer.id).second; });
+  }
   const auto twice = repeated(guests);
   for (GuestView& guest : guests) {
     if (sane(guest) && !std::binary_search(twice.begin(), twice.end(), guest.id)) continue;
@@ -51,23 +54,6 @@ Draft::Draft(const ClusterView& from, const PolicyConfig& settings)
     still.id = guest.id;
     still.pinned = true;
     guest = still;
-  }
-}
-
-// One host under two addresses is one host; a guest is in one place only, here before elsewhere.
-void Draft::drop_repeated() {
-  if (!repeated(peers).empty()) {
-    std::set<HostId> seen;
-    std::erase_if(peers, [&](const HostView& peer) { return !seen.insert(peer.id).second; });
-  }
-  std::set<GuestId> known;
-  for (HostView& peer : peers) {
-    if (peer.offers.empty()) continue;
-    if (known.empty()) {
-      for (const GuestView& guest : guests) known.insert(guest.id);
-    }
-    std::erase_if(peer.offers,
-                  [&](const GuestView& offer) { return !known.insert(offer.id).second; });
   }
 }
 

@@ -4,6 +4,10 @@
 
 namespace godwit::balancer {
 
+double gain_each(const Decision& decision) {
+  return (decision.benefit - decision.cost) / (decision.action == Action::kSwap ? 2 : 1);
+}
+
 const char* name(Action action) {
   switch (action) {
     case Action::kStay:

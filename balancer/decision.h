@@ -50,6 +50,9 @@ struct Decision {
   double target_before = 0, target_after = 0;
 };
 
+// Of a move or an exchange: what is gained for each guest that moves.
+double gain_each(const Decision& decision);
+
 const char* name(Action action);
 const char* name(Cause cause);
 const char* name(Obstacle obstacle);

@@ -1,6 +1,6 @@
 // The plan under construction: this host and the asked peers with every move decided so far charged
 // to both ends. Shared by the goals in decide.cc, relieve.cc, empty.cc and even.cc; not part of the
-// interface.
+// interface. Exchanges are in exchange.cc.
 #pragma once
 
 #include <optional>
@@ -15,7 +15,7 @@ namespace godwit::balancer {
 
 struct Draft {
   // Peers with senseless figures, this host itself and second answers of a peer are left out;
-  // guests with such figures or listed twice are pinned.
+  // guests with such figures or listed twice are pinned, offers listed twice are not taken.
   Draft(const ClusterView& from, const PolicyConfig& settings);
 
   const ClusterView& view;
@@ -38,8 +38,19 @@ struct Draft {
   // Charges the move to both ends and takes the guest off `guests`.
   void commit(const Decision& decision, std::size_t guest, std::size_t peer);
 
+  // An exchange: one of ours goes to a peer, one of its offers comes.
+  struct Exchange {
+    std::size_t guest = 0, peer = 0, offer = 0;
+  };
+  const GuestView& offer(const Exchange& it) const { return peers[it.peer].offers[it.offer]; }
+  // May these two change places now? The offer need not fit below this host's threshold.
+  bool exchangeable(const Exchange& exchange) const;
+  MoveCost cost(const Exchange& exchange) const;  // of both moves
+  Decision describe(const Exchange& exchange, Cause cause, double benefit) const;
+  void commit(const Decision& decision, const Exchange& exchange);
+
  private:
-  void drop_repeated();
+  bool listed_once(GuestId offer) const;
 };
 
 MoveCost cost_between(const GuestView& guest, const HostView& source, const HostView& target);

@@ -53,61 +53,44 @@ std::optional<Choice> best_choice(const Draft& draft, Obstacle& obstacle, Choice
   return best;
 }
 
+// As relief(), of both moves.
+double relief(const Draft& draft, const Draft::Exchange& exchange) {
+  const HostView& self = draft.self;
+  const HostView& peer = draft.peers[exchange.peer];
+  const Forecast& ours = draft.guests[exchange.guest].forecast;
+  const Forecast& theirs = draft.offer(exchange).forecast;
+  const double before =
+      expected_excess(self.forecast, self.capacity) + expected_excess(peer.forecast, peer.capacity);
+  const double after = expected_excess(with(without(self.forecast, ours), theirs), self.capacity) +
+                       expected_excess(with(without(peer.forecast, theirs), ours), peer.capacity);
+  return (before - after) * draft.policy.horizon_seconds;
+}
+
 // Nothing fits alone: exchange a guest for a smaller one of a peer.
 bool swap(Draft& draft) {
-  if (draft.self.incoming >= draft.policy.incoming_limit) return false;
-  double best = 0;
-  std::size_t best_guest = 0, best_peer = 0, best_offer = 0;
-  Decision decision;
+  double best = 0, benefit = 0;
+  Draft::Exchange found;
   for (std::size_t g = 0; g < draft.guests.size(); ++g) {
     const GuestView& guest = draft.guests[g];
     if (guest.keep_together != 0 || !rested(guest, draft.view.now, draft.policy)) continue;
     for (std::size_t p = 0; p < draft.peers.size(); ++p) {
-      const HostView& peer = draft.peers[p];
-      if (peer.outgoing >= draft.policy.outgoing_limit) continue;
-      for (std::size_t o = 0; o < peer.offers.size(); ++o) {
-        const GuestView& offer = peer.offers[o];
-        if (offer.keep_together != 0 || !rested(offer, draft.view.now, draft.policy) ||
-            going_back(offer, draft.self.id, draft.view.now, draft.policy)) {
-          continue;
-        }
-        HostView there = peer, here = draft.self;
-        charge(there, offer, -1);
-        charge(here, guest, -1);
-        if (!draft.admits(there, guest) || !allowed(offer, here)) continue;
-        const double before = expected_excess(draft.self.forecast, here.capacity) +
-                              expected_excess(peer.forecast, peer.capacity);
-        charge(there, guest, 1);
-        charge(here, offer, 1);
-        const double after = expected_excess(here.forecast, here.capacity) +
-                             expected_excess(there.forecast, there.capacity);
-        MoveCost cost = cost_between(guest, draft.self, peer);
-        const MoveCost back = cost_between(offer, peer, draft.self);
-        cost.work += back.work;
-        cost.seconds += back.seconds;
-        const double benefit = (before - after) * draft.policy.horizon_seconds;
-        const double score = benefit - draft.policy.margin * cost.work;
+      for (std::size_t o = 0; o < draft.peers[p].offers.size(); ++o) {
+        const Draft::Exchange exchange{g, p, o};
+        // An equal one that strays less is no relief, and comes back to even out what strays.
+        if (!(draft.offer(exchange).forecast.mean < guest.forecast.mean)) continue;
+        if (!draft.exchangeable(exchange)) continue;
+        const double gained = relief(draft, exchange);
+        const double score = gained - draft.policy.margin * draft.cost(exchange).work;
         if (!(score > best)) continue;
         best = score;
-        best_guest = g, best_peer = p, best_offer = o;
-        decision = draft.describe(guest, peer, Cause::kOverload, benefit, cost);
-        decision.action = Action::kSwap;
-        decision.partner = offer.id;
-        decision.source_after = draft.load(here);
-        decision.target_after = draft.load(there);
+        benefit = gained;
+        found = exchange;
       }
     }
   }
   if (!(best > 0)) return false;
-  const GuestView offer = draft.peers[best_peer].offers[best_offer];
-  charge(draft.peers[best_peer], offer, -1);
-  draft.commit(decision, best_guest, best_peer);
-  charge(draft.self, offer, 1);
-  ++draft.self.incoming;
-  ++draft.peers[best_peer].outgoing;
+  draft.commit(draft.describe(found, Cause::kOverload, benefit), found);
   ++draft.plan;
-  std::erase_if(draft.peers[best_peer].offers,
-                [&](const GuestView& other) { return other.id == offer.id; });
   return true;
 }
 

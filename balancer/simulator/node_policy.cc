@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <queue>
 
+#include "balancer/offers.h"
 #include "balancer/rules.h"
 
 namespace godwit::balancer::simulator {
@@ -10,10 +13,20 @@ namespace godwit::balancer::simulator {
 namespace {
 constexpr std::size_t kSleepersOffered = 2;
 constexpr double kHeatHalfLife = 3600;  // seconds
-// To balance, a node that moved a guest looks again: a live one decides every second, so between
-// two samples it has time for several turns.
-constexpr int kTurns = 4;
+constexpr int kLooks = 16;              // of a node between two samples
+
+// What the first of these gains for each guest that it moves; of relief more than of anything.
+double gain_of(const std::vector<Decision>& decisions) {
+  for (const Decision& decision : decisions) {
+    if (decision.action != Action::kSwap && decision.action != Action::kMove) continue;
+    if (decision.cause == Cause::kOverload) return std::numeric_limits<double>::max();
+    return gain_each(decision);
+  }
+  return 0;
+}
 }  // namespace
+
+double NodePolicy::chance() { return static_cast<double>(random_() >> 11) * 0x1p-53; }
 
 GuestView NodePolicy::guest_view(const World& world, GuestId id) const {
   const Guest& guest = world.guests()[id];
@@ -51,6 +64,7 @@ void NodePolicy::observe(const World& world) {
     view.power.watts = host.model->watts;
     view.last_arrival = state.last_arrival;
     view.guests = host.guests.size();
+    std::vector<GuestView> guests;
     for (const GuestId id : host.guests) {
       const Guest& guest = world.guests()[id];
       GuestState& load = guests_[id];
@@ -60,7 +74,9 @@ void NodePolicy::observe(const World& world) {
       view.demand += guest.requested;
       view.memory_used += guest.ram;
       view.forecast = with(view.forecast, load.forecast);
+      guests.push_back(guest_view(world, id));
     }
+    view.offers = offers(std::move(guests), now_, config_);
     view.awake = config_.goal == Goal::kBalance || !host.guests.empty();
     state.emptied = state.took = false;
     state.detector.add(view.demand, view.forecast, view.capacity, config_);
@@ -75,10 +91,12 @@ void NodePolicy::observe(const World& world) {
 // All awake peers when they are few, otherwise a random choice; plus the first that could be woken.
 void NodePolicy::ask_peers(ClusterView& view, std::size_t self) {
   const auto wanted = static_cast<std::size_t>(config_.peers_asked);
+  std::size_t asked = 0;
   const auto add = [&](std::size_t h) {
     if (h == self) return;
-    view.peers.push_back(hosts_[h].view);
-    view.peers.back().closed = hosts_[h].emptied;
+    if (asked == view.peers.size()) view.peers.emplace_back();
+    view.peers[asked] = hosts_[h].view;  // into memory of the answers before
+    view.peers[asked++].closed = hosts_[h].emptied;
   };
   if (awake_.size() <= wanted + 1) {
     for (const std::size_t h : awake_) add(h);
@@ -94,6 +112,7 @@ void NodePolicy::ask_peers(ClusterView& view, std::size_t self) {
     add(asleep_[i]);
     ++offered;
   }
+  view.peers.resize(asked);
 }
 
 void NodePolicy::carry_out(const World& world, const std::vector<Decision>& decisions,
@@ -102,6 +121,8 @@ void NodePolicy::carry_out(const World& world, const std::vector<Decision>& deci
     const GuestView moved = guest_view(world, static_cast<GuestId>(guest));
     charge(hosts_[to].view, moved, 1);
     charge(hosts_[from].view, moved, -1);
+    std::erase_if(hosts_[from].view.offers,
+                  [&](const GuestView& offer) { return offer.id == guest; });
     ++hosts_[to].view.incoming;
     ++hosts_[from].view.outgoing;
     hosts_[to].took = true;
@@ -136,55 +157,71 @@ void NodePolicy::carry_out(const World& world, const std::vector<Decision>& deci
 
 std::vector<Move> NodePolicy::plan(const World& world) {
   observe(world);
-  std::vector<Move> moves;
-  // Each node waits a little before it acts, with jitter. To balance: the more loaded, the shorter.
-  // To consolidate: the less efficient and the emptier, the shorter. Hosts act one after another,
-  // so each sees the reservations of those before it.
+  return config_.goal == Goal::kBalance ? take_by_gain(world) : take_turns(world);
+}
+
+std::vector<Decision> NodePolicy::look(const World& world, std::size_t host) {
+  const HostState& state = hosts_[host];
+  view_.now = now_;
+  view_.self = state.view;
+  view_.hot = state.detector.hot();
+  view_.guests.clear();
+  for (const GuestId id : world.hosts()[host].guests) {
+    const GuestView guest = guest_view(world, id);
+    if (guest.last_move < now_) view_.guests.push_back(guest);
+  }
+  if (!wants_peers(view_, config_)) return {};
+  ask_peers(view_, host);
+  return decide(view_, config_);
+}
+
+// Each node waits a little before it acts, with jitter: the less efficient and the emptier, the
+// shorter. So each sees the reservations of those before it.
+std::vector<Move> NodePolicy::take_turns(const World& world) {
   std::vector<std::pair<double, std::size_t>> order;
   for (const std::size_t h : awake_) {
     const HostView& view = hosts_[h].view;
-    const double jitter = static_cast<double>(random_() >> 11) * 0x1p-53 * 0.05;
-    order.emplace_back(
-        jitter + (config_.goal == Goal::kBalance ? -view.demand / view.capacity
-                                                 : view.forecast.mean / view.capacity -
-                                                       100 * view.power.watts[10] / view.capacity),
-        h);
+    order.emplace_back(0.05 * chance() + view.forecast.mean / view.capacity -
+                           100 * view.power.watts[10] / view.capacity,
+                       h);
   }
   std::sort(order.begin(), order.end());
-  std::vector<std::size_t> acting;
-  acting.reserve(order.size());
-  for (const auto& [wait, h] : order) acting.push_back(h);
-  acting = take_turns(world, acting, moves);
-  for (int turn = 1; turn < kTurns && config_.goal == Goal::kBalance; ++turn) {
-    acting = take_turns(world, acting, moves);
+  std::vector<Move> moves;
+  for (const auto& [wait, h] : order) {
+    if (hosts_[h].took || hosts_[h].emptied) continue;
+    carry_out(world, look(world, h), moves);
   }
   return moves;
 }
 
-std::vector<std::size_t> NodePolicy::take_turns(const World& world,
-                                                const std::vector<std::size_t>& order,
-                                                std::vector<Move>& moves) {
-  std::vector<std::size_t> again;
-  ClusterView view;
-  for (const std::size_t h : order) {
-    const std::size_t before = moves.size();
-    const HostState& state = hosts_[h];
-    if (state.took || state.emptied) continue;
-    view.now = now_;
-    view.self = state.view;
-    view.hot = state.detector.hot();
-    view.guests.clear();
-    view.peers.clear();
-    for (const GuestId id : world.hosts()[h].guests) {
-      const GuestView guest = guest_view(world, id);
-      if (guest.last_move < now_) view.guests.push_back(guest);
+// The wait, with jitter, is the shorter the more the node's best move gains, and when it is over
+// the node looks again: by then others have acted. A live one decides every second, so between two
+// samples it has time for this.
+std::vector<Move> NodePolicy::take_by_gain(const World& world) {
+  std::vector<Move> moves;
+  std::priority_queue<std::pair<double, std::size_t>> waiting;
+  std::vector<int> looks(hosts_.size(), 0);
+  // Whether it acts, having waited for as long as a move of this gain is worth.
+  const auto act = [&](std::size_t h, double least) {
+    if (++looks[h] > kLooks) return false;
+    const std::vector<Decision> decisions = look(world, h);
+    const double gain = gain_of(decisions);
+    if (gain > 0 && gain < least) {
+      waiting.emplace(gain * (1 - 0.05 * chance()), h);
+      return false;
     }
-    if (!wants_peers(view, config_)) continue;
-    ask_peers(view, h);
-    carry_out(world, decide(view, config_), moves);
-    if (moves.size() > before) again.push_back(h);
+    carry_out(world, decisions, moves);
+    return gain > 0;
+  };
+  for (const std::size_t h : awake_) act(h, std::numeric_limits<double>::max());
+  while (!waiting.empty()) {
+    const std::size_t h = waiting.top().second;
+    waiting.pop();
+    if (act(h, waiting.empty() ? 0 : waiting.top().first)) {
+      act(h, std::numeric_limits<double>::max());
+    }
   }
-  return again;
+  return moves;
 }
 
 }  // namespace godwit::balancer::simulator

@@ -38,12 +38,16 @@ class NodePolicy : public Policy {
     bool took = false;     // reserved for an arrival in this round
   };
 
+  double chance();  // from 0 to 1
   void observe(const World& world);
   GuestView guest_view(const World& world, GuestId id) const;
   void ask_peers(ClusterView& view, std::size_t self);
-  // Lets the hosts act one after another; returns those that moved a guest.
-  std::vector<std::size_t> take_turns(const World& world, const std::vector<std::size_t>& order,
-                                      std::vector<Move>& moves);
+  // What the host would do now; nothing when it need not look.
+  std::vector<Decision> look(const World& world, std::size_t host);
+  // To consolidate, hosts act once, one after another.
+  std::vector<Move> take_turns(const World& world);
+  // To balance, the host whose best move gains most acts first, and again.
+  std::vector<Move> take_by_gain(const World& world);
   void carry_out(const World& world, const std::vector<Decision>& decisions,
                  std::vector<Move>& moves);
 
@@ -53,6 +57,7 @@ class NodePolicy : public Policy {
   std::vector<HostState> hosts_;
   std::vector<std::size_t> awake_;
   std::vector<std::size_t> asleep_;  // most efficient first
+  ClusterView view_;                 // of the host that looks
   Observer observer_;
   double now_ = 0;
 };

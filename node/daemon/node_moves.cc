@@ -5,6 +5,7 @@
 #include <bit>
 #include <set>
 
+#include "balancer/damping.h"
 #include "balancer/rules.h"
 #include "node/daemon/json_fields.h"
 #include "node/daemon/node.h"
@@ -73,7 +74,8 @@ std::vector<Decision> Node::consider(ClusterView& view) {
   const std::uint64_t recent = wanted_ & (~std::uint64_t{0} >> (64 - n));
   if (hot_ || std::popcount(recent) >= policy_.hot_k) {
     const double interval = std::chrono::duration<double>(config_.interval).count();
-    return turn_.come(now, interval, random_) ? decisions : std::vector<Decision>{};
+    const double patience = balancer::patience(*move, view.self.capacity, policy_);
+    return turn_.come(now, interval, patience, random_) ? decisions : std::vector<Decision>{};
   }
   return {instead_of(*move, balancer::Obstacle::kNotPersistent)};
 }

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "balancer/damping.h"
+#include "balancer/offers.h"
 #include "balancer/rules.h"
 #include "node/control_socket.h"
 #include "node/daemon/json_fields.h"
@@ -18,7 +18,6 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-constexpr std::size_t kOffers = 4;
 constexpr std::size_t kOffersTaken = 16;  // of a peer, whatever it sends
 constexpr unsigned kHostShift = 32;       // ids of offers: above those of guests
 
@@ -46,20 +45,18 @@ GuestView described(const json& offer, double now) {
 
 }  // namespace
 
-/// What this host would give in an exchange: the smallest that may move now.
 json Node::offers_json(double now) const {
   json list = json::array();
   if (mode_ != Mode::kAutomatic || state_ != State::kOpen || moves_are_under_way()) return list;
-  std::vector<std::pair<double, const ManagedGuest*>> able;
+  std::vector<GuestView> views;
   for (const auto& [name, guest] : guests_) {
-    if (guest.reserved || guest.gone || !guest.attributes.together.empty()) continue;
-    const GuestView view = guest_view(guest, now, {});
-    if (balancer::rested(view, now, policy_)) able.emplace_back(view.forecast.mean, &guest);
+    if (!guest.reserved && !guest.gone) views.push_back(guest_view(guest, now, {}));
   }
-  std::sort(able.begin(), able.end());
-  if (able.size() > kOffers) able.resize(kOffers);
-  for (const auto& [mean, guest] : able) {
-    const json all = guest_json(*guest, now);
+  for (const GuestView& view : balancer::offers(std::move(views), now, policy_)) {
+    const auto offered = std::find_if(guests_.begin(), guests_.end(), [&](const auto& entry) {
+      return entry.second.id == view.id;
+    });
+    const json all = guest_json(offered->second, now);
     json offer;
     for (const char* key :
          {"name", "cpus", "demand", "forecast", "memory", "memory_used", "dirty_rate",

@@ -12,11 +12,13 @@ class Turn {
   static constexpr double kForgotten =
       3;  // intervals without the wish, after which it is a new one
 
-  /// Something is to be moved, at `now`, seconds: may it be, already?
+  /// Something is to be moved, at `now`, seconds: may it be, already? `patience`, from 0 to 1, is
+  /// of the longest wait.
   template <typename Random>
-  bool come(double now, double interval, Random& random) {
+  bool come(double now, double interval, double patience, Random& random) {
     if (now - wished_ > kForgotten * interval) {
-      turn_ = now + interval * std::uniform_real_distribution<double>(0, kLongest)(random);
+      turn_ =
+          now + interval * patience * std::uniform_real_distribution<double>(0, kLongest)(random);
     }
     wished_ = now;
     return now >= turn_;

@@ -159,6 +159,70 @@ TEST(Decide, TheMostErraticGuestsGoToTheLargerHost) {
   EXPECT_EQ(decisions.front().guest, view.guests[4].id);
 }
 
+TEST(Decide, ExchangesWhereNoMoveAloneEvensOut) {
+  // The only guest that may go, of 400, would make the other host as uneven as this one is.
+  ClusterView view = plain_view(0.7, 2, {plain_host(1, 0.3)});
+  view.guests[0].demand = view.guests[0].forecast.mean = 400;
+  view.guests[1].demand = view.guests[1].forecast.mean = 300;
+  view.guests[1].pinned = true;
+  GuestView offer = view.guests[0];
+  offer.id = 77;
+  offer.demand = offer.forecast.mean = 200;
+  view.peers[0].offers.push_back(offer);
+  const PolicyConfig policy = default_policy(Goal::kBalance);
+  const auto decisions = decide(view, policy);
+  ASSERT_EQ(decisions.front().action, Action::kSwap);
+  EXPECT_EQ(decisions.front().guest, 1u);
+  EXPECT_EQ(decisions.front().partner, 77u);
+  EXPECT_EQ(decisions.front().cause, Cause::kImbalance);
+  EXPECT_NEAR(decisions.front().source_after, 0.5, 1e-9);
+  EXPECT_NEAR(decisions.front().target_after, 0.5, 1e-9);
+  view.peers.push_back(plain_host(2, 0.5));  // which says that it has that guest
+  view.peers[1].offers.push_back(offer);
+  EXPECT_FALSE(moves(decide(view, policy).front()));
+}
+
+TEST(Decide, SaysWhyNothingEvensOutTheLoad) {
+  PolicyConfig policy = default_policy(Goal::kBalance);
+  const auto obstacle = [&](const ClusterView& view) {
+    const auto decisions = decide(view, policy);
+    EXPECT_EQ(decisions.size(), 1u);
+    EXPECT_EQ(decisions[0].action, Action::kStay);
+    return decisions[0].obstacle;
+  };
+  const ClusterView uneven = plain_view(0.8, 4, {plain_host(1, 0.2)});
+  ASSERT_TRUE(moves(decide(uneven, policy).front()));
+
+  EXPECT_EQ(obstacle(plain_view(0.5, 4, {plain_host(1, 0.49)})), Obstacle::kBalanced);
+  ClusterView even = plain_view(0.5, 4, {plain_host(1, 0.49)});
+  for (GuestView& guest : even.guests) guest.last_move = even.now;
+  EXPECT_EQ(obstacle(even), Obstacle::kBalanced) << "nothing to gain from guests that rest, either";
+  even.peers[0].incoming = policy.incoming_limit;
+  EXPECT_EQ(obstacle(even), Obstacle::kBalanced) << "no room is wanted";
+
+  ClusterView resting = uneven;
+  for (GuestView& guest : resting.guests) guest.last_move = resting.now;
+  EXPECT_EQ(obstacle(resting), Obstacle::kCoolingDown);
+  resting.peers[0].memory = resting.peers[0].memory_used = 100;
+  EXPECT_EQ(obstacle(resting), Obstacle::kNoTarget) << "nor could they move if they had rested";
+
+  ClusterView pinned = uneven;
+  for (GuestView& guest : pinned.guests) guest.pinned = true;
+  EXPECT_EQ(obstacle(pinned), Obstacle::kPinned);
+  pinned.guests[2].pinned = false;
+  pinned.guests[2].last_move = pinned.now;
+  EXPECT_EQ(obstacle(pinned), Obstacle::kCoolingDown);
+
+  ClusterView full = uneven;
+  full.peers[0].memory = full.peers[0].memory_used = 100;
+  EXPECT_EQ(obstacle(full), Obstacle::kNoTarget);
+  full.peers[0].alive = false;
+  EXPECT_EQ(obstacle(full), Obstacle::kNoTarget) << "there is nobody";
+
+  policy.work_per_imbalance = 1e-6;
+  EXPECT_EQ(obstacle(uneven), Obstacle::kNotWorthIt);
+}
+
 TEST(Decide, WakesAHostOnlyWhenNoAwakeOneHasRoom) {
   ClusterView view = plain_view(1.2, 6, {plain_host(1, 0.5), plain_host(2, 0)});
   view.hot = true;

@@ -8,6 +8,7 @@
 #include "balancer/damping.h"
 #include "balancer/detection.h"
 #include "balancer/forecast.h"
+#include "balancer/offers.h"
 #include "balancer/policy.h"
 #include "balancer/rules.h"
 
@@ -123,6 +124,42 @@ TEST(PolicyFile, RefusesWhatItDoesNotUnderstand) {
         R"({"peers_asked": 0})", R"({"fill": 1e999})", R"({"hot_k": 99999999999999999999})"}) {
     EXPECT_THROW(parse_policy(bad), std::runtime_error) << bad;
   }
+}
+
+TEST(Offers, AreTheSmallestAndTheMostErraticOfThoseThatMayMove) {
+  const PolicyConfig policy;
+  std::vector<GuestView> guests(8);
+  for (std::size_t i = 0; i < guests.size(); ++i) {
+    guests[i].id = i + 1;
+    guests[i].forecast = {100.0 * static_cast<double>(i + 1), 10};
+  }
+  guests[0].pinned = true;
+  guests[1].keep_together = 3;
+  guests[2].last_move = 999;
+  guests[5].forecast.variance = 500;
+  guests[7].forecast.variance = 300;
+  std::vector<GuestId> offered;
+  for (const GuestView& guest : offers(guests, 1000, policy)) offered.push_back(guest.id);
+  EXPECT_EQ(offered, (std::vector<GuestId>{4, 5, 6, 8}));
+  EXPECT_TRUE(offers({}, 1000, policy).empty());
+  guests.resize(4);
+  EXPECT_EQ(offers(guests, 1000, policy).size(), 1u);
+}
+
+TEST(Patience, IsLessTheMoreIsGainedForEachGuest) {
+  const PolicyConfig policy;
+  Decision move;
+  move.cause = Cause::kImbalance;
+  move.action = Action::kMove;
+  EXPECT_EQ(patience(move, 1000, policy), 1);
+  move.benefit = 1e5;
+  const double alone = patience(move, 1000, policy);
+  EXPECT_GT(alone, 0);
+  EXPECT_LT(alone, 1);
+  move.action = Action::kSwap;
+  EXPECT_DOUBLE_EQ(patience(move, 1000, policy), 2 * alone);
+  move.cause = Cause::kOverload;  // hosts that are overloaded by one cause must not act at one time
+  EXPECT_EQ(patience(move, 1000, policy), 1);
 }
 
 }  // namespace

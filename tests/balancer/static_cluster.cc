@@ -2,6 +2,8 @@
 
 #include <numeric>
 
+#include "balancer/offers.h"
+
 namespace godwit::balancer {
 
 namespace {
@@ -50,13 +52,16 @@ StaticCluster::StaticCluster(std::uint64_t seed)
 
 HostView StaticCluster::told(const Node& node) const {
   HostView host = node.host;
+  std::vector<GuestView> guests;
   for (const auto& [id, guest] : node.guests) {
+    guests.push_back(guest);
     host.demand += guest.demand;
     host.forecast.mean += guest.forecast.mean;
     host.forecast.variance += guest.forecast.variance;
     host.memory_used += guest.memory;
     ++host.guests;
   }
+  host.offers = offers(std::move(guests), now_, policy_);
   host.awake = policy_.goal == Goal::kBalance || !node.guests.empty();
   return host;
 }
