@@ -27,8 +27,10 @@ sys::UniqueFd claim(const std::string& directory) {
   for (const char* below : {"", "/guests", "/log", "/console"}) {
     std::filesystem::create_directories(directory + below);
   }
-  sys::UniqueFd fd(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd) throw std::system_error(errno, std::generic_category(), directory);
+  // Not the directory itself: it may be that of the control sockets, too, which they lock.
+  const std::string file = directory + "/node.lock";
+  sys::UniqueFd fd(::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!fd) throw std::system_error(errno, std::generic_category(), file);
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) < 0) {
     throw std::runtime_error(
         fmt::format("another node runs with the \"directory\" {}: give each its own", directory));

@@ -126,7 +126,7 @@ class Node {
   struct Answer;
   static Answer ask_for_load(const NodeClient& guest, bool moving);
   void look_after_guests(double now);
-  void look_after(const std::string& name, std::uint64_t id);
+  void look_after(const std::string& name);
   void take_answer(const std::string& name, std::uint64_t id, const Answer& answer, double now);
   void see_off(std::unique_lock<std::mutex>& lock, const std::string& name);
   GuestProcess start_process(const std::string& name, const std::vector<std::string>& words);

@@ -75,6 +75,8 @@ void Node::end_departure(const Departure& departure, End end, const json& report
   if (end == End::kMoved && decided(departure.cause)) {
     note_undone(departure.guest, departure.coming, departure.peer);
   }
+  // What it is now, not what it was in the last round: a person may ask for the next move at once.
+  if (!in_doubt && end != End::kMoved) look_after(departure.guest);
   const std::lock_guard lock(mutex_);
   ManagedGuest* guest = find(departure.guest);
   if (in_doubt) {

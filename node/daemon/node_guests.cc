@@ -254,13 +254,15 @@ void Node::look_after_guests(double now) {
 }
 
 /// Between two rounds. Blocks.
-void Node::look_after(const std::string& name, std::uint64_t id) {
+void Node::look_after(const std::string& name) {
   std::shared_ptr<const NodeClient> line;
+  std::uint64_t id = 0;
   {
     const std::lock_guard lock(mutex_);
     const ManagedGuest* guest = find(name);
-    if (guest == nullptr || guest->id != id) return;
+    if (guest == nullptr) return;
     line = guest->line;
+    id = guest->id;
   }
   const Answer answer = ask_for_load(*line, false);
   const std::lock_guard lock(mutex_);

@@ -153,7 +153,6 @@ void Node::release(const std::string& reservation) {
   bool ended = false;
   for (const auto end = Clock::now() + kPlaceSettles; Clock::now() < end;) {
     std::string name;
-    std::uint64_t id = 0;
     {
       const std::lock_guard lock(mutex_);
       for (auto& [its, guest] : guests_) {
@@ -162,7 +161,6 @@ void Node::release(const std::string& reservation) {
       }
       ManagedGuest* place = find(name);
       if (place == nullptr) return;
-      id = place->id;
       // Once its socket is there the move has begun, and the two processes settle it between them;
       // one that only waits to be asked need not any more.
       const bool over = place->state == "refused" || !socket_is_live(place->api);
@@ -170,7 +168,7 @@ void Node::release(const std::string& reservation) {
         place->process.signal(SIGTERM);
       }
     }
-    look_after(name, id);
+    look_after(name);
     std::this_thread::sleep_for(kLook);
   }
 }

@@ -731,7 +731,8 @@ class NodeTest(NodeCase):
         counters = a.get()["counters"]
         self.assertEqual((counters["moves_completed"], counters["moves_failed"]), (0, 0))
         self.assertIsNone(a.guests()["g1"]["last_move_age_s"])
-        self.assertEqual(a.run("migrate", "g1", "--to", "b").returncode, 0)
+        done = a.run("migrate", "g1", "--to", "b")
+        self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_a_guest_comes_back_before_a_round_has_seen_it_leave(self):
         a, b = self.cluster("ab", a={"mode": "off", "interval": "3s"}, b={"mode": "off"})
@@ -1086,7 +1087,7 @@ class SwapTest(NodeCase):
 
     def test_a_swap_for_the_sake_of_the_cpu_alone(self):
         a, b = self.cluster("ab", a={"mode": "off"}, b={"cpus": 1.2})
-        b.boot("small", append="mib=4 rate=3 tick=200")
+        b.boot_load("small", 25)
         a.boot("heavy", "--pin")
         a.boot("light")
         time.sleep(HOLD)  # b has to know what small takes
