@@ -1,5 +1,6 @@
 // Sets everything going, ticks, and obeys the console. See workload.h.
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/reboot.h>
 #include <sys/utsname.h>
@@ -8,22 +9,41 @@
 
 #include "workload.h"
 
+enum { kLineNs = 200000000 };  // by then a line is out
+
 static atomic_ulong tick_count;
 
 static unsigned long tick_ms;
+
+static atomic_bool quiet;
 
 static void* tick(void* unused) {
   const int64_t interval = (int64_t)tick_ms * 1000000;
   for (int64_t due = now_ns(CLOCK_MONOTONIC);;) {
     const unsigned long sequence = atomic_fetch_add(&tick_count, 1);
     const int64_t now = now_ns(CLOCK_MONOTONIC);
-    say("tick %lu mono=%lld real=%lld gap_us=%lu back=%lu pages=%lu blocks=%lu", sequence,
-        (long long)now, (long long)now_ns(CLOCK_REALTIME), take_gap_us(), steps_back(),
-        pages_done(), blocks_done());
+    if (!atomic_load(&quiet)) {
+      say("tick %lu mono=%lld real=%lld gap_us=%lu back=%lu pages=%lu blocks=%lu", sequence,
+          (long long)now, (long long)now_ns(CLOCK_REALTIME), take_gap_us(), steps_back(),
+          pages_done(), blocks_done());
+    }
     due = due + interval > now ? due + interval : now + interval;
     sleep_until(due);
   }
   return unused;
+}
+
+// Where the machine is emulated a line on the console is a gap of its own.
+static void be_quiet(unsigned long ms) {
+  const int64_t end = now_ns(CLOCK_MONOTONIC) + (int64_t)ms * 1000000;
+  atomic_store(&quiet, true);
+  say("quiet");
+  sleep_until(now_ns(CLOCK_MONOTONIC) + kLineNs);
+  forget_gap();
+  sleep_until(end);
+  const unsigned long longest = longest_gap_us();
+  atomic_store(&quiet, false);
+  say("quieted longest_us=%lu", longest);
 }
 
 static void obey(const char* line) {
@@ -34,6 +54,8 @@ static void obey(const char* line) {
   } else if (strcmp(line, "gap") == 0) {
     say("gap longest_us=%lu", longest_gap_us());
     forget_gap();
+  } else if (strncmp(line, "quiet ", 6) == 0) {
+    be_quiet(strtoul(line + 6, NULL, 10));
   } else if (strcmp(line, "verify") == 0) {
     const unsigned long pages = verify_memory(), blocks = verify_disk();
     say("verified pages=%lu blocks=%lu corrupt=%lu", pages, blocks, atomic_load(&corrupt_count));

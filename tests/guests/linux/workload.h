@@ -17,6 +17,8 @@
 // and takes lines:
 //   report        -> report ticks=N longest_gap_us=N back=N pages=N blocks=N corrupt=N
 //   gap           -> gap longest_us=N                            and forgets it
+//   quiet MS      -> quiet, then no line for MS milliseconds, then
+//                    quieted longest_us=N                        the longest gap after 200 ms
 //   verify        -> verified pages=N blocks=N corrupt=N         all of memory and disk
 //   dmesg         -> dmesg: LINE for each complaint, then: dmesg end lines=N complaints=N
 //   dmesg all     -> the same for every line

@@ -1,0 +1,67 @@
+"""What the device and the kernel take for what a move by RDMA cannot do without, measured beside the moves."""
+
+import ctypes
+import mmap
+import os
+import re
+import subprocess
+import time
+
+from harness import free_port
+
+MIB = 1 << 20
+ACCESS = 1 | 2 | 4  # IBV_ACCESS_LOCAL_WRITE, _REMOTE_WRITE, _REMOTE_READ
+
+
+def registration_ms(mib, address):
+    """Milliseconds to register so many MiB of a memfd that was never touched, as one memory region, with the device of `address`."""
+    verbs = ctypes.CDLL("libibverbs.so.1", use_errno=True)
+    for name in ("ibv_get_device_list", "ibv_open_device", "ibv_alloc_pd", "ibv_reg_mr"):
+        getattr(verbs, name).restype = ctypes.c_void_p
+    verbs.ibv_get_device_name.restype = ctypes.c_char_p
+    devices = ctypes.cast(verbs.ibv_get_device_list(None), ctypes.POINTER(ctypes.c_void_p))
+    wanted = device_of(address).encode()
+    index = next(i for i in range(64) if devices[i] and verbs.ibv_get_device_name(ctypes.c_void_p(devices[i])) == wanted)
+    context = verbs.ibv_open_device(ctypes.c_void_p(devices[index]))
+    domain = verbs.ibv_alloc_pd(ctypes.c_void_p(context))
+    size = mib * MIB
+    fd = os.memfd_create("floor")
+    os.ftruncate(fd, size)
+    try:
+        with mmap.mmap(fd, size) as memory:
+            view = (ctypes.c_char * size).from_buffer(memory)
+            began = time.monotonic()
+            region = verbs.ibv_reg_mr(ctypes.c_void_p(domain), ctypes.addressof(view), ctypes.c_size_t(size), ACCESS)
+            took = (time.monotonic() - began) * 1000
+            del view
+            if not region:
+                raise RuntimeError(f"ibv_reg_mr: {os.strerror(ctypes.get_errno())}")
+            verbs.ibv_dereg_mr(ctypes.c_void_p(region))
+    finally:
+        os.close(fd)
+        verbs.ibv_dealloc_pd(ctypes.c_void_p(domain))
+        verbs.ibv_close_device(ctypes.c_void_p(context))
+    return took
+
+
+def device_of(address):
+    """The RDMA device whose network interface has the address."""
+    lines = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=True).stdout.splitlines()
+    interface = next(line.split()[1] for line in lines if f" {address}/" in line)
+    links = subprocess.run(["rdma", "link"], capture_output=True, text=True, check=True).stdout
+    return re.search(rf"link (\S+)/\d+ .*netdev {interface}\b", links)[1]
+
+
+def write_mib_per_s(mib, address):
+    """What ib_write_bw reaches with messages of 1 MiB on one queue pair, over so many MiB."""
+    words = ["ib_write_bw", "-d", device_of(address), "-s", str(MIB), "-n", str(mib), "-p", str(free_port()), "-F"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            for _ in range(100):
+                time.sleep(0.2)
+                client = subprocess.run([*words, address], capture_output=True, text=True, timeout=300)
+                if match := re.search(r"^ *1048576 +\d+ +[\d.]+ +([\d.]+)", client.stdout, re.MULTILINE):
+                    return float(match[1])
+            raise RuntimeError(f"ib_write_bw: {client.stdout}{client.stderr}")
+        finally:
+            server.kill()
