@@ -22,10 +22,7 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
-constexpr double kLeastRelief =
-    0.02;                          // of a host's load: what evens out less is noise, however cheap
-constexpr int kPlanned = 1000;     // moves in a plan
-constexpr double kReluctance = 3;  // intervals, doubled every time
+constexpr int kPlanned = 1000;  // moves in a plan
 
 /// Staying, with the figures of the move that is not made.
 Decision instead_of(Decision move, balancer::Obstacle obstacle) {
@@ -65,9 +62,6 @@ std::vector<Decision> Node::consider(ClusterView& view) {
            (decision.action == Action::kWake && !hot_);
   });
   if (move == decisions.end()) return decisions;
-  if (move->cause == Cause::kImbalance && move->source_before - move->source_after < kLeastRelief) {
-    return {instead_of(*move, balancer::Obstacle::kNotWorthIt)};
-  }
   wanted_ = wanted_before | 1;
   // Overload has been seen to persist (detection.h); any other reason has to, by the same measure.
   const int n = std::clamp(policy_.hot_n, 1, 64);
