@@ -58,7 +58,7 @@ class DryRunCase(Case):
             status, told = self.dry_run("--downtime-limit", "400ms")
             self.assertEqual((status, told["status"], told["transport"]), (WOULD_MOVE, "would-complete", self.transport))
         self.message(self.destination, "a dry run; still listening")
-        moved = self.move("--downtime-limit", "400ms")
+        moved = self.move("--downtime-limit", "400ms", "--no-verify")  # comparing all memory is no part of what is foretold
         self.assertEqual(moved["transport"], told["transport"])
         self.assertLess(moved["rounds"][0]["bytes"] / told["ram"]["data"], 1.5)
         self.assertGreater(moved["rounds"][0]["bytes"] / told["ram"]["data"], 0.6)
