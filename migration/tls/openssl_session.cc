@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <sys/socket.h>
 
-#include <cstdint>
 #include <new>
 #include <utility>
 
@@ -12,9 +11,7 @@ namespace godwit::tls {
 namespace {
 
 // OpenSSL's own socket BIO raises SIGPIPE when the peer has gone. This one does not.
-int socket_of(BIO* bio) {
-  return static_cast<int>(reinterpret_cast<std::intptr_t>(::BIO_get_data(bio)));
-}
+int socket_of(BIO* bio) { return *static_cast<const int*>(::BIO_get_data(bio)); }
 
 int bio_result(BIO* bio, ssize_t bytes, int retry) {
   ::BIO_clear_retry_flags(bio);
@@ -37,7 +34,7 @@ int bio_write(BIO* bio, const char* from, int size) {
 
 long bio_control(BIO*, int command, long, void*) { return command == BIO_CTRL_FLUSH ? 1 : 0; }
 
-BIO* make_bio(int socket) {
+BIO* make_bio(int* socket) {
   static BIO_METHOD* const method = [] {
     BIO_METHOD* const made = ::BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "godwit");
     ::BIO_meth_set_read(made, bio_read);
@@ -46,7 +43,7 @@ BIO* make_bio(int socket) {
     return made;
   }();
   BIO* const bio = ::BIO_new(method);
-  ::BIO_set_data(bio, reinterpret_cast<void*>(static_cast<std::intptr_t>(socket)));
+  ::BIO_set_data(bio, socket);
   ::BIO_set_init(bio, 1);
   return bio;
 }
@@ -85,9 +82,9 @@ Error alert_error(int alert, const std::string& who) {
 }
 
 Session::Session(SSL_CTX* context, int socket, std::string who)
-    : ssl_(::SSL_new(context)), who_(std::move(who)) {
+    : socket_(std::make_unique<int>(socket)), ssl_(::SSL_new(context)), who_(std::move(who)) {
   if (ssl_ == nullptr) throw std::bad_alloc();
-  BIO* const bio = make_bio(socket);
+  BIO* const bio = make_bio(socket_.get());
   ::SSL_set_bio(ssl_.get(), bio, bio);
 }
 

@@ -6,6 +6,7 @@
 #include <openssl/ssl.h>
 
 #include <cerrno>
+#include <memory>
 #include <string>
 
 #include "migration/tls/openssl_context.h"
@@ -37,6 +38,7 @@ class Session {
   Result meaning_of(int result) const;
   void explain() const;
 
+  std::unique_ptr<int> socket_;  // where the BIO of ssl_ finds it
   SslPtr ssl_;
   std::string who_;
   bool established_ = false;
