@@ -40,7 +40,7 @@ std::span<const std::byte> OpenSslStream::next_record(std::span<const iovec> par
   std::size_t size = 0;
   for (const iovec& part : parts) {
     const std::size_t some = std::min(part.iov_len, gathered_.size() - size);
-    std::memcpy(gathered_.data() + size, part.iov_base, some);
+    if (some > 0) std::memcpy(gathered_.data() + size, part.iov_base, some);
     size += some;
     if (size == gathered_.size()) break;
   }

@@ -53,7 +53,8 @@ Bytes pages() {
   const memory::PageRange range{7, 1};
   std::string compressed(24, 0);
   std::memcpy(compressed.data(), list, sizeof list);
-  for (const std::byte byte : PageCompressor().compress(memory, {&range, 1}))
+  PageCompressor compressor;
+  for (const std::byte byte : compressor.compress(memory, {&range, 1}))
     compressed += static_cast<char>(byte);
   frame(bytes, MessageKind::kCompressed, compressed);
   frame(bytes, MessageKind::kRegister, {reinterpret_cast<const char*>(zero), sizeof zero});

@@ -257,7 +257,8 @@ class RdmaRegionsTest(Case):
         source = self.run_guest("pattern.elf", append="mib=8 base=12 rate=4 tick=50", memory="64M")
         self.line(source, r"^tick .* pages=([2-9]\d{3}|\d{5})", 60)
         destination = self.receive(listen=f"{self.host}:0")
-        mover = self.start("migrate", source.api, "--to", destination.address, "--transport", "rdma", "--timeout", "0", *words)
+        mover = self.start("migrate", source.api, "--to", destination.address, "--transport", "rdma", "--timeout", "0", "--downtime-limit", "1s",
+                           *words)
         return source, destination, mover
 
     def arrived(self, source, destination, mover):
