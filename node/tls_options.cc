@@ -15,7 +15,7 @@ std::string file_of(const Options& options, const char* name) {
   if (!options.has(name)) {
     throw UsageError("--tls-cert, --tls-key and --tls-ca: all three of them, or none");
   }
-  const std::string path = std::filesystem::absolute(options.text(name)).string();
+  std::string path = std::filesystem::absolute(options.text(name)).string();
   if (::access(path.c_str(), R_OK) != 0) {
     throw UsageError(fmt::format("--{}: {}: {}", name, path, std::strerror(errno)));
   }
