@@ -164,7 +164,7 @@ Score score(int cases, const std::function<DirtyCurve(const DirtyCurve&)>& seen)
 
 // Where it is wrong the guest is on the verge: one round more or less.
 TEST(Prediction, OfADryRunIsBorneOutByTheMoveAndBetterThanThatOfOneSample) {
-  constexpr int kCases = 200;
+  constexpr int kCases = 100;
   const Score with = score(kCases, [](const DirtyCurve& curve) { return curve; });
   EXPECT_GT(with.completed, kCases / 2);
   EXPECT_GT(with.stayed, kCases / 20);
