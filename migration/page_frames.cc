@@ -93,11 +93,9 @@ void PageSender::look_at_link() {
 
 void PageSender::send_compressed(std::span<const PageRange> ranges) {
   wire_.heed_peer();
-  std::uint64_t pages = 0;
-  for (const PageRange& range : ranges) pages += range.count;
   const auto start = CompressionJudge::Clock::now();
   const auto compressed = compressor_->compress(memory_, ranges);
-  judge_.compressed(pages * memory::kPageSize, compressed.size(),
+  judge_.compressed(memory::pages_in(ranges) * memory::kPageSize, compressed.size(),
                     CompressionJudge::Clock::now() - start);
   look_at_link();
   std::uint64_t count = ranges.size();
@@ -163,9 +161,7 @@ void PageReceiver::receive_pages(const FrameHeader& header) {
 
 void PageReceiver::receive_compressed(const FrameHeader& header) {
   const auto ranges = receive_ranges(wire_, header, memory_.pages(), kMaxCompressedPages);
-  std::uint64_t pages = 0;
-  for (const PageRange& range : ranges) pages += range.count;
-  if (pages > kMaxCompressedPages)
+  if (memory::pages_in(ranges) > kMaxCompressedPages)
     throw ChannelError("the peer compressed too many pages into one frame");
   std::vector<std::byte> compressed(header.length - table_bytes(ranges.size()));
   wire_.receive_exactly(compressed);

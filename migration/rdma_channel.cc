@@ -301,7 +301,7 @@ void RdmaChannel::write(std::span<const PageRange> ranges) {
         lanes_[i].queue.insert(lanes_[i].queue.end(), parts[i].begin(), parts[i].end());
       }
     }
-    for (const PageRange& range : ranges) queued_pages_ += range.count;
+    queued_pages_ += memory::pages_in(ranges);
     pump(kWindow, false);
   });
 }

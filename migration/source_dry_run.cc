@@ -27,12 +27,6 @@ constexpr int kLooks = 10;  // each after twice the time of the one before: 512 
 constexpr int kRehearseTimeoutMs = 20'000;
 constexpr double kUnrehearsedMs = 1;  // to stop the vCPUs, and to let them run again
 
-std::uint64_t pages_in(std::span<const PageRange> ranges) {
-  std::uint64_t pages = 0;
-  for (const PageRange& range : ranges) pages += range.count;
-  return pages;
-}
-
 /// Whole blocks of kPiece, as far as they are populated; about kMostPieces, spread evenly.
 std::vector<PageRange> sample_of(const std::vector<PageRange>& populated) {
   const std::uint64_t step = std::max(pages_in(populated) / kMostPieces, kPiece);

@@ -120,9 +120,7 @@ std::uint64_t Source::send_pass(const PageBitmap& pending) {
     machine_.dirty_log().clear(chunk);
     if (first_pass) {
       ranges = memory.populated(chunk, seen);
-      std::uint64_t data = 0;
-      for (const PageRange& range : ranges) data += range.count;
-      report_.pages.hole += chunk.count - data;
+      report_.pages.hole += chunk.count - memory::pages_in(ranges);
     }
     send_chunk(ranges);
   }

@@ -21,7 +21,6 @@ using balancer::Decision;
 using balancer::HostView;
 using nlohmann::json;
 using std::chrono::milliseconds;
-using Clock = std::chrono::steady_clock;
 
 namespace {
 

@@ -1,12 +1,10 @@
-// What Node does about its load: decides, records, moves, judges what came of it, and drains.
+// What Node does about its load: decides, and begins to move.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <bit>
-#include <set>
 
 #include "balancer/damping.h"
-#include "balancer/rules.h"
 #include "node/daemon/json_fields.h"
 #include "node/daemon/node.h"
 
@@ -17,7 +15,6 @@ using balancer::Cause;
 using balancer::ClusterView;
 using balancer::Decision;
 using nlohmann::json;
-using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 
 namespace {

@@ -39,11 +39,14 @@ class Link:
             for a, b in ((near, far), (far, near)):
                 threading.Thread(target=self._pass_on, args=(a, b), daemon=True).start()
 
-    @staticmethod
-    def _pass_on(here, there):
+    def seen(self, there, data):
+        """What becomes of it on its way to `there`."""
+        return data
+
+    def _pass_on(self, here, there):
         try:
             while data := here.recv(1 << 16):
-                there.sendall(data)
+                there.sendall(self.seen(there, data))
         except OSError:
             pass
         for end in (here, there):

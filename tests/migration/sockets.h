@@ -26,18 +26,24 @@ inline std::pair<sys::UniqueFd, std::string> listen_on(const std::string& addres
   return {std::move(socket), address + ":" + std::to_string(ntohs(name.sin_port))};
 }
 
+/// A connection to it.
+inline sys::UniqueFd connect_to(const sys::UniqueFd& listener) {
+  sys::UniqueFd client(sys::check(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket"));
+  sockaddr_in to{};
+  socklen_t size = sizeof to;
+  sys::check(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&to), &size), "getsockname");
+  sys::check(::connect(client.get(), reinterpret_cast<sockaddr*>(&to), sizeof to), "connect");
+  return client;
+}
+
 inline sys::UniqueFd accept_from(const sys::UniqueFd& listener) {
   return sys::UniqueFd(
       sys::check(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC), "accept"));
 }
 
 inline std::pair<sys::UniqueFd, sys::UniqueFd> tcp_pair(const std::string& address = "127.0.0.1") {
-  auto [listener, name] = listen_on(address);
-  sys::UniqueFd client(sys::check(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), "socket"));
-  sockaddr_in to{};
-  socklen_t size = sizeof to;
-  sys::check(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&to), &size), "getsockname");
-  sys::check(::connect(client.get(), reinterpret_cast<sockaddr*>(&to), sizeof to), "connect");
+  const auto listener = listen_on(address).first;
+  sys::UniqueFd client = connect_to(listener);
   return {std::move(client), accept_from(listener)};
 }
 

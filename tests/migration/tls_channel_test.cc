@@ -359,11 +359,7 @@ TEST_F(TlsDoorTest, StrangersHoldUpNobody) {
   auto taken = take(2);
   std::vector<sys::UniqueFd> strangers;
   const auto stranger = [&](const std::string& says) {
-    strangers.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in to{};
-    socklen_t size = sizeof to;
-    ::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&to), &size);
-    ASSERT_EQ(::connect(strangers.back().get(), reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
+    strangers.push_back(testing::connect_to(listener_));
     (void)::send(strangers.back().get(), says.data(), says.size(), MSG_NOSIGNAL);
   };
   stranger("");

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 namespace godwit::memory {
 
@@ -18,5 +19,11 @@ struct PageRange {
   std::uint64_t bytes() const { return count * kPageSize; }
   bool operator==(const PageRange&) const = default;
 };
+
+inline std::uint64_t pages_in(std::span<const PageRange> ranges) {
+  std::uint64_t pages = 0;
+  for (const PageRange& range : ranges) pages += range.count;
+  return pages;
+}
 
 }  // namespace godwit::memory
