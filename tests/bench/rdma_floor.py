@@ -31,7 +31,7 @@ def registration_ms(mib, address):
         with mmap.mmap(fd, size) as memory:
             view = (ctypes.c_char * size).from_buffer(memory)
             began = time.monotonic()
-            region = verbs.ibv_reg_mr(ctypes.c_void_p(domain), ctypes.addressof(view), ctypes.c_size_t(size), ACCESS)
+            region = verbs.ibv_reg_mr(ctypes.c_void_p(domain), ctypes.c_void_p(ctypes.addressof(view)), ctypes.c_size_t(size), ACCESS)
             took = (time.monotonic() - began) * 1000
             del view
             if not region:
