@@ -26,7 +26,7 @@ void send_pages(Wire& wire, const memory::GuestMemory& memory, std::span<const P
     count = table.size();
     parts[1] = {&count, sizeof count};
     parts[2] = {table.data(), table.size() * sizeof(PageRange)};
-    wire.send_parts({.kind = MessageKind::kPages}, parts);
+    wire.send_parts({.kind = MessageKind::kPages}, parts, true);
   };
   begin();
   for (PageRange rest : ranges) {
@@ -150,13 +150,29 @@ void PageReceiver::receive(const FrameHeader& header) {
 }
 
 void PageReceiver::receive_pages(const FrameHeader& header) {
-  std::vector<iovec> parts;
-  for (const PageRange& range : receive_page_table(wire_, header, memory_.pages())) {
-    memory_.expect_writes(range);
+  std::vector<iovec> mapped;
+  const auto receive_mapped = [&] {
+    wire_.receive_parts(mapped);
+    mapped.clear();
+  };
+  const auto map = [&](const PageRange& range) {
     const auto target = memory_.page_bytes(range);
-    parts.push_back({target.data(), target.size()});
+    if (!target.empty()) mapped.push_back({target.data(), target.size()});
+  };
+  const bool splices = wire_.splices() && memory_.is_writable_file();
+  // Pages that are not there yet: through the mapping each is a fault, and cleared first.
+  const auto past_mapping = [&](const PageRange& range) {
+    if (!splices || range.bytes() < Wire::kWorthSplicing) return map(range);
+    receive_mapped();
+    wire_.receive_into_file(memory_.memfd(), range.first * memory::kPageSize, range.bytes());
+  };
+  for (const PageRange& range : receive_page_table(wire_, header, memory_.pages())) {
+    const PageRange backed = memory_.expect_writes(range);
+    past_mapping({range.first, backed.first - range.first});
+    map(backed);
+    past_mapping({backed.end(), range.end() - backed.end()});
   }
-  wire_.receive_parts(parts);
+  receive_mapped();
 }
 
 void PageReceiver::receive_compressed(const FrameHeader& header) {

@@ -101,14 +101,14 @@ void Wire::wait(short events) {
 }
 
 /// As sendmsg(2).
-ssize_t Wire::try_send(std::span<iovec> parts) {
+ssize_t Wire::try_send(std::span<iovec> parts, bool more) {
   if (tls_) {
     return of_tls([&] { return tls_->send(parts); });
   }
   msghdr message{};
   message.msg_iov = parts.data();
   message.msg_iovlen = std::min<std::size_t>(parts.size(), IOV_MAX);
-  return ::sendmsg(fd(), &message, MSG_NOSIGNAL);
+  return ::sendmsg(fd(), &message, MSG_NOSIGNAL | (more ? MSG_MORE : 0));
 }
 
 /// As readv(2).
@@ -135,12 +135,31 @@ void Wire::send_json(MessageKind kind, const std::string& text) {
   send({.kind = kind}, std::as_bytes(std::span(text)));
 }
 
-void Wire::send_parts(FrameHeader header, std::span<iovec> parts) {
+void Wire::send_parts(FrameHeader header, std::span<iovec> parts, bool guest_ram) {
   header.length = 0;
   for (const iovec& part : parts.subspan(1)) header.length += part.iov_len;
   parts[0] = {&header, sizeof header};
+  const auto by_reference = [&](const iovec& part) {
+    return guest_ram && !tls_ && part.iov_len >= kWorthSplicing;
+  };
+  // The header and the list of pages are copied in any case.
+  auto next = parts.begin() + std::min<std::ptrdiff_t>(3, std::ssize(parts));
+  for (; !parts.empty(); next = parts.begin()) {
+    next = std::find_if(next, parts.end(), by_reference);
+    const auto copied = static_cast<std::size_t>(next - parts.begin());
+    send_copied(parts.first(copied), copied < parts.size());
+    parts = parts.subspan(copied);
+    if (parts.empty()) break;
+    send_by_reference({static_cast<const std::byte*>(parts[0].iov_base), parts[0].iov_len},
+                      parts.size() > 1);
+    parts = parts.subspan(1);
+  }
+  last_sent_ = Clock::now();
+}
+
+void Wire::send_copied(std::span<iovec> parts, bool more) {
   while (!parts.empty()) {
-    const ssize_t sent = try_send(parts);
+    const ssize_t sent = try_send(parts, more);
     if (sent < 0) {
       if (errno != EAGAIN && errno != EINTR) fail_send();
       wait(POLLOUT);
@@ -149,7 +168,6 @@ void Wire::send_parts(FrameHeader header, std::span<iovec> parts) {
     bytes_sent_ += static_cast<std::uint64_t>(sent);
     parts = drop_front(parts, static_cast<std::size_t>(sent));
   }
-  last_sent_ = Clock::now();
 }
 
 void Wire::ping_if_due() {

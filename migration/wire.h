@@ -63,8 +63,9 @@ class Wire {
   void send(FrameHeader header, std::span<const std::byte> payload = {});
   void send_json(MessageKind kind, const std::string& text);
   /// The same with a payload in pieces; `parts` is consumed. Its first element is left for the
-  /// header.
-  void send_parts(FrameHeader header, std::span<iovec> parts);
+  /// header. `guest_ram`: from the third piece on they are pages of it, and those of many are sent
+  /// by reference: what the guest writes before the peer has them goes along or not.
+  void send_parts(FrameHeader header, std::span<iovec> parts, bool guest_ram = false);
 
   /// The next frame's header, checked against max_payload(); Pings are dropped. Pings the peer
   /// while it waits, at most until `timeout_ms` (-1: until the deadline).
@@ -73,6 +74,12 @@ class Wire {
   /// Reads into several buffers; `parts` is consumed.
   void receive_parts(std::span<iovec> parts);
   std::vector<std::byte> receive_payload(const FrameHeader& header);
+  /// Whether receive_into_file() can: only what is not encrypted.
+  bool splices() const { return !tls_; }
+  /// The next `bytes` into `file`, past every mapping of it.
+  void receive_into_file(int file, std::uint64_t offset, std::uint64_t bytes);
+  /// From so many on that is cheaper than a copy.
+  static constexpr std::size_t kWorthSplicing = 32u << 10;
   bool readable();
 
   /// For the end that sends pages and expects no answer meanwhile: drops the Pings that came
@@ -98,10 +105,19 @@ class Wire {
   std::uint64_t bytes_sent() const { return bytes_sent_; }
 
  private:
+  struct Pipe {
+    Pipe();  // throws std::system_error
+    sys::UniqueFd in, out;
+    std::size_t bytes = 0;  // it takes
+  };
+
+  const Pipe& pipe();
+  void send_copied(std::span<iovec> parts, bool more);
+  void send_by_reference(std::span<const std::byte> bytes, bool more);
   void shake_hands(tls::Handshake& handshake, const char* who);
   std::byte first_byte();
   void linger() noexcept;
-  ssize_t try_send(std::span<iovec> parts);
+  ssize_t try_send(std::span<iovec> parts, bool more = false);
   ssize_t try_receive(std::span<iovec> parts);
   bool poll_socket(short events, int most_ms);
   void wait(short events);
@@ -111,6 +127,7 @@ class Wire {
 
   sys::UniqueFd socket_;
   std::unique_ptr<tls::Stream> tls_;
+  std::optional<Pipe> pipe_;  // empty between frames
   sys::EventFd interrupt_;
   std::optional<FrameHeader> early_;  // read by heed_peer(), for receive_header()
   std::optional<Clock::time_point> deadline_;

@@ -152,6 +152,8 @@ void explain(const std::string& name, const json& report, int code) {
         name, report.value("to", "the destination"));
   } else if (report.value("guest_state", "") == "paused") {
     line += fmt::format("; {} is paused here", name);
+  } else if (report.value("guest_state", "") == "over") {
+    line += fmt::format("; {} is over", name);
   } else {
     line += fmt::format("; {} goes on here", name);
   }

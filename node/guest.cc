@@ -67,6 +67,7 @@ Outcome Guest::wait() {
     {
       std::unique_lock lock(mutex_);
       while (busy()) {  // the guest's own end has overtaken its move
+        own_end_ = end;
         give_up();
         std::thread mover = std::move(mover_);
         lock.unlock();
@@ -86,6 +87,7 @@ Outcome Guest::wait() {
         return *outcome_;
       }
       state_ = State::kBooting;
+      own_end_.reset();
       earlier_usage_ += machine_->usage();
       dirty_rate_.reset();
     }

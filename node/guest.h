@@ -134,6 +134,7 @@ class Guest : public GuestControl {
   Move::Word await_word(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Move>& move);
   bool resolved(const std::shared_ptr<Move>& move) const;
   nlohmann::json report_of(const Move& move) const;
+  void tell_own_end(nlohmann::json& report) const;
   void answer_impatient(std::unique_lock<std::mutex>& lock, const Move& move);
   void take_back(Move& move, const std::string& why);
   void give_up_post_copy();
@@ -164,8 +165,9 @@ class Guest : public GuestControl {
   bool pins_memory_ = false;
   std::unique_ptr<migration::PinnedMemory> pinned_;  // machine_'s; goes before it
   std::function<void(const std::string&)> abandon_;
-  memory::DirtyRate dirty_rate_;    // of machine_'s memory
-  std::optional<Outcome> outcome_;  // how it is to end, once that is decided
+  memory::DirtyRate dirty_rate_;     // of machine_'s memory
+  std::optional<Outcome> outcome_;   // how it is to end, once that is decided
+  std::optional<vmm::End> own_end_;  // that has overtaken the move or snapshot
 
   std::vector<std::string> successor_words_;
   std::optional<tls::Files> tls_;

@@ -71,6 +71,7 @@ bool Guest::resolved(const std::shared_ptr<Move>& move) const {
 json Guest::report_of(const Move& move) const {
   json report = move.report();
   report["guest_state"] = state_name();
+  tell_own_end(report);
   return report;
 }
 

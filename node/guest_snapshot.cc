@@ -48,10 +48,24 @@ void Guest::run_snapshot(const MoveDone& done) {
       stranded_ = was_running && state_ == State::kPaused;  // its disks may not be locked
     }
     report["guest_state"] = state_name();
+    tell_own_end(report);
     over = outcome_.has_value();
   }
   done(report);  // before the process may end
   if (over) machine_->request_stop();
+}
+
+/// Nobody cancelled what the guest's own end has cut short.
+void Guest::tell_own_end(json& report) const {
+  if (!own_end_ || own_end_->kind == vmm::End::Kind::kStopped || report["status"] != "cancelled")
+    return;
+  const bool reboots = own_end_->kind == vmm::End::Kind::kReset;
+  report["status"] = "failed";
+  report["guest_state"] = reboots ? "booting" : "over";
+  report["reason"] = reboots ? "the guest reboots"
+                     : own_end_->kind == vmm::End::Kind::kPowerOff
+                         ? "the guest has powered itself off"
+                         : own_end_->why;
 }
 
 void Guest::give_up() {

@@ -145,16 +145,24 @@ class MoveTest(Case):
         self.assertEqual(self.godwit("stop", destination.api, "--force")[0], 0)
         self.ended(destination, 0)
 
-    def test_a_guest_that_powers_off_while_it_moves_is_over(self):
-        source = self.run_guest("pattern.elf", append="mib=32 rate=100 tick=50")
-        self.visited(source, 8192)
-        destination = self.receive()
-        move = self.start("migrate", source.api, "--to", destination.address, "--max-bandwidth", "20Mbit", "--timeout", "30s")
-        self.wait_for("the move", lambda: source.state() == "migrating", 10)
-        source.type("q")
-        self.ended(source, 0)
-        self.assertNotEqual(move.wait(10), 0)
-        self.ended(destination, 1)
+    def test_a_guest_whose_own_end_overtakes_its_move_is_said_to_have_ended_so(self):
+        for typed, why, code in (("q", "has powered itself off; .* is over", 0), ("t", "crashed: .*; .* is over", 1), ("r", "reboots; .* goes on here", None)):
+            with self.subTest(typed=typed):
+                source = self.run_guest("pattern.elf", append="mib=32 rate=100 tick=50")
+                self.visited(source, 8192)
+                destination = self.receive()
+                move = self.start("migrate", source.api, "--to", destination.address, "--max-bandwidth", "20Mbit", "--timeout", "30s")
+                self.wait_for("the move", lambda: source.state() == "migrating", 10)
+                start = source.out.count()
+                source.type(typed)
+                self.assertEqual(move.wait(10), 3)
+                self.one_line(move.err.text())
+                self.assertRegex(move.err.text(), why)
+                self.ended(destination, 1)
+                if code is None:
+                    self.line(source, "ready", start=start)
+                else:
+                    self.ended(source, code)
 
     @unittest.skipIf(os.geteuid() != 0, "not root: a process may not raise its own priority")
     def test_while_it_moves_and_just_after_a_guest_goes_before_others(self):

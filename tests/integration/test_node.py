@@ -22,6 +22,7 @@ from proxy import Proxy
 
 HOLD = 2.0  # seconds that a load must last: hot_k samples of 100 ms
 POLICY = {"hot_n": 25, "hot_k": 20, "slow_samples": 40, "cooldown_seconds": 600, "settle_seconds": 1, "horizon_seconds": 600}
+DECIDES_NOTHING = {"policy": {**POLICY, "work_per_imbalance": 0}}  # of a node that is not overloaded, but takes part in what others decide
 
 
 class Node:
@@ -1061,8 +1062,9 @@ class NodeDoubtTest(NodeCase):
 
 class SwapTest(NodeCase):
     def swap_case(self, partner="idle.elf", append="", size=32, **of_a):
-        """a is hot, nothing of it fits b: its memory is full. One of b's guests could come to a in exchange."""
-        a, b = self.cluster("ab", a={"mode": "off", **of_a}, b={"memory": f"{2 * size}M", "cpus": 4})
+        """a is hot, nothing of it fits b: its memory is full. One of b's guests could come to a in exchange. b, which
+        could wish for the same, decides nothing."""
+        a, b = self.cluster("ab", a={"mode": "off", **of_a}, b={**DECIDES_NOTHING, "memory": f"{2 * size}M", "cpus": 4})
         for name in ("i1", "i2"):
             b.boot(name, kernel=partner, append=append, memory=f"{size}M")
         a.boot("g1")
@@ -1086,7 +1088,7 @@ class SwapTest(NodeCase):
         self.assertEqual(len(a.moves()), 1, "it was swapped again")
 
     def test_a_swap_for_the_sake_of_the_cpu_alone(self):
-        a, b = self.cluster("ab", a={"mode": "off"}, b={"cpus": 1.2})
+        a, b = self.cluster("ab", a={"mode": "off"}, b={**DECIDES_NOTHING, "cpus": 1.2})
         b.boot_load("small", 25)
         a.boot("heavy", "--pin")
         a.boot("light")

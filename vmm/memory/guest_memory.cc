@@ -282,12 +282,13 @@ bool GuestMemory::peek(std::uint64_t page, std::span<std::byte> out) const {
          static_cast<ssize_t>(kPageSize);
 }
 
-void GuestMemory::expect_writes(PageRange range) {
+PageRange GuestMemory::expect_writes(PageRange range) {
   check(range);
-  if (huge_pages_ || private_copy()) return;
-  std::uint64_t block = (range.first + kHugePagePages - 1) / kHugePagePages;
+  if (huge_pages_ || private_copy()) return {range.first, 0};
+  const std::uint64_t begin = (range.first + kHugePagePages - 1) / kHugePagePages;
   const std::uint64_t end = range.end() / kHugePagePages;
-  while (block < end) {
+  bool backed = begin < end;
+  for (std::uint64_t block = begin; block < end;) {
     std::uint64_t fresh = block;
     for (; fresh < end && !expected_[fresh].exchange(true); ++fresh) {
       // A block without any page is refused.
@@ -295,11 +296,15 @@ void GuestMemory::expect_writes(PageRange range) {
     }
     if (fresh > block) {
       // Without huge pages it works as well, only slower: no error.
-      (void)::madvise(mapping_.data() + block * kHugePageSize, (fresh - block) * kHugePageSize,
-                      MADV_COLLAPSE);
+      if (::madvise(mapping_.data() + block * kHugePageSize, (fresh - block) * kHugePageSize,
+                    MADV_COLLAPSE) != 0) {
+        backed = false;
+      }
     }
     block = fresh + 1;
   }
+  if (!backed) return {range.first, 0};
+  return {begin * kHugePagePages, (end - begin) * kHugePagePages};
 }
 
 PageRange GuestMemory::pages_of(std::span<const std::byte> bytes) const {

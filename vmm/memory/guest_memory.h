@@ -82,6 +82,9 @@ class GuestMemory {
   /// guest wrote.
   bool private_copy() const { return static_cast<bool>(pagemap_); }
 
+  /// What is written to memfd() is RAM: not so of huge pages, which take no write(2).
+  bool is_writable_file() const { return !huge_pages_ && !private_copy(); }
+
   // -- by guest address: what devices and loaders use. Nothing here throws; outside RAM, across a
   // region's end or overflowing is std::nullopt / false.
   std::optional<std::span<const std::byte>> readable(GuestAddr address, std::uint64_t size) const;
@@ -120,8 +123,9 @@ class GuestMemory {
   /// All of `range` is about to be written: backs each 2 MiB of guest RAM that lies wholly inside
   /// it by one page, once, where the kernel can (MADV_COLLAPSE, Linux 6.1). That is one fault and
   /// one nested page table entry instead of 512, and 30 times less to tear down. What it held may
-  /// be lost. Several threads may, for pages that do not share 2 MiB.
-  void expect_writes(PageRange range);
+  /// be lost. Several threads may, for pages that do not share 2 MiB. Returns those blocks, empty
+  /// where the kernel could not; the rest of `range`, before and after, is as it was.
+  PageRange expect_writes(PageRange range);
   /// The pages that lie wholly inside bytes of RAM, as readable() and writable() give them.
   PageRange pages_of(std::span<const std::byte> bytes) const;
   /// While one exists, give_back() gives nothing back: a move registers pages with a NIC, which
