@@ -165,6 +165,7 @@ void Destination::prepare(bool as_wanted) {
                                                   memory::GivenRam{std::move(options_.ram), true})
                  : std::make_unique<vmm::Machine>(hello.machine, options_.console);
   hold_.emplace(machine_->memory());
+  if (may_post_copy_) machine_->memory().keep_mapped();
   accept.disks_tell = disks_tell_ = !shared_ram && machine_->disks_tell();
 
   std::unique_ptr<RdmaChannel> rdma;

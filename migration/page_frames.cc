@@ -159,7 +159,7 @@ void PageReceiver::receive_pages(const FrameHeader& header) {
     const auto target = memory_.page_bytes(range);
     if (!target.empty()) mapped.push_back({target.data(), target.size()});
   };
-  const bool splices = wire_.splices() && memory_.is_writable_file();
+  const bool splices = wire_.splices() && memory_.takes_file_writes();
   // Pages that are not there yet: through the mapping each is a fault, and cleared first.
   const auto past_mapping = [&](const PageRange& range) {
     if (!splices || range.bytes() < Wire::kWorthSplicing) return map(range);

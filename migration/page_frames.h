@@ -1,4 +1,4 @@
-// Guest pages as frames of a Wire: sendmsg straight out of guest RAM, readv straight into it. Free
+// Guest pages as frames of a Wire: straight out of guest RAM, straight into it (wire_pages.cc). Free
 // functions over one connection; a thread each may do this on connections of its own.
 #pragma once
 

@@ -84,8 +84,8 @@ std::uint32_t TcpChannel::mark() {
   return marks_;
 }
 
-// sendmsg copies, so the pages have left guest RAM; but megabytes of them may wait in both ends'
-// socket buffers.
+// Megabytes of pages may wait in both ends' socket buffers, which only refer to those of guest RAM
+// that were sent by reference.
 void TcpChannel::flush() {
   guarded([&] {
     wire_.send({.kind = MessageKind::kSync, .marker = mark()}, {});

@@ -140,7 +140,7 @@ void Wire::send_parts(FrameHeader header, std::span<iovec> parts, bool guest_ram
   for (const iovec& part : parts.subspan(1)) header.length += part.iov_len;
   parts[0] = {&header, sizeof header};
   const auto by_reference = [&](const iovec& part) {
-    return guest_ram && !tls_ && part.iov_len >= kWorthSplicing;
+    return guest_ram && part.iov_len >= kWorthSplicing && splices();
   };
   // The header and the list of pages are copied in any case.
   auto next = parts.begin() + std::min<std::ptrdiff_t>(3, std::ssize(parts));

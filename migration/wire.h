@@ -74,8 +74,9 @@ class Wire {
   /// Reads into several buffers; `parts` is consumed.
   void receive_parts(std::span<iovec> parts);
   std::vector<std::byte> receive_payload(const FrameHeader& header);
-  /// Whether receive_into_file() can: only what is not encrypted.
-  bool splices() const { return !tls_; }
+  /// Whether receive_into_file() can, and pages are sent by reference: not under TLS, nor where no
+  /// pipe of a useful size is to be had.
+  bool splices() { return !tls_ && pipe().bytes >= kWorthSplicing; }
   /// The next `bytes` into `file`, past every mapping of it.
   void receive_into_file(int file, std::uint64_t offset, std::uint64_t bytes);
   /// From so many on that is cheaper than a copy.
@@ -106,9 +107,9 @@ class Wire {
 
  private:
   struct Pipe {
-    Pipe();  // throws std::system_error
+    Pipe();
     sys::UniqueFd in, out;
-    std::size_t bytes = 0;  // it takes
+    std::size_t bytes = 0;  // it takes; 0: there is none
   };
 
   const Pipe& pipe();
@@ -127,7 +128,7 @@ class Wire {
 
   sys::UniqueFd socket_;
   std::unique_ptr<tls::Stream> tls_;
-  std::optional<Pipe> pipe_;  // empty between frames
+  std::optional<Pipe> pipe_;  // empty between frames, unless one was torn
   sys::EventFd interrupt_;
   std::optional<FrameHeader> early_;  // read by heed_peer(), for receive_header()
   std::optional<Clock::time_point> deadline_;

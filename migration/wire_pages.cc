@@ -8,9 +8,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 
 #include "migration/wire.h"
-#include "vmm/sys/error.h"
 
 namespace godwit::migration {
 
@@ -20,11 +20,12 @@ constexpr int kPipeBytes = 1 << 20;  // most that anybody gets (pipe-max-size); 
 
 Wire::Pipe::Pipe() {
   int ends[2];
-  sys::check(::pipe2(ends, O_CLOEXEC | O_NONBLOCK), "pipe2");
+  if (::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) return;
   out = sys::UniqueFd(ends[0]);
   in = sys::UniqueFd(ends[1]);
-  const int size = ::fcntl(in.get(), F_SETPIPE_SZ, kPipeBytes);
-  bytes = static_cast<std::size_t>(size > 0 ? size : ::fcntl(in.get(), F_GETPIPE_SZ));
+  ::fcntl(in.get(), F_SETPIPE_SZ, kPipeBytes);
+  bytes = static_cast<std::size_t>(std::max(::fcntl(in.get(), F_GETPIPE_SZ), 0));
+  ::signal(SIGPIPE, SIG_IGN);  // no flag of splice(2) keeps it away
 }
 
 const Wire::Pipe& Wire::pipe() {
@@ -65,6 +66,10 @@ void Wire::receive_into_file(int file, std::uint64_t offset, std::uint64_t bytes
     if (got == 0) throw ChannelError("the peer closed the connection");
     if (got < 0) {
       if (errno != EAGAIN && errno != EINTR) fail("receive from the peer");
+      // It stops at urgent data for good, and poll(2) says that there is something.
+      pollfd urgent{fd(), POLLPRI, 0};
+      if (::poll(&urgent, 1, 0) == 1 && (urgent.revents & POLLPRI) != 0)
+        throw ChannelError("the peer sent urgent data, which the protocol does not know");
       wait(POLLIN);
       continue;
     }

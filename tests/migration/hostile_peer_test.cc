@@ -92,6 +92,13 @@ TEST(HostilePeer, AStreamThatEndsHalfway) {
   for (const std::size_t size : {1ul, 23ul, 24ul, 30ul, 40ul, 100ul, whole.size() - 1}) {
     EXPECT_EQ(answer_to(whole.substr(0, size)), "the peer closed the connection") << size;
   }
+  // So many pages that they are spliced.
+  const std::vector<PageRange> many = {{1, kPages - 1}};
+  const std::string long_one =
+      frame(MessageKind::kPages, 8 + 16 + many[0].bytes(), pages_payload(1, many, many[0].bytes()));
+  for (const std::size_t size : {48ul, 60ul, 5000ul, 40'000ul, long_one.size() - 1}) {
+    EXPECT_EQ(answer_to(long_one.substr(0, size)), "the peer closed the connection") << size;
+  }
 }
 
 TEST(HostilePeer, RandomFramesEndInAnError) {

@@ -82,8 +82,11 @@ class GuestMemory {
   /// guest wrote.
   bool private_copy() const { return static_cast<bool>(pagemap_); }
 
-  /// What is written to memfd() is RAM: not so of huge pages, which take no write(2).
-  bool is_writable_file() const { return !huge_pages_ && !private_copy(); }
+  /// Pages may be written to memfd() past the mapping. Not huge pages, which take no write(2).
+  bool takes_file_writes() const { return !huge_pages_ && !private_copy() && !keep_mapped_; }
+  /// From now on they may not: userfaultfd is going to watch the mapping, and what is not mapped
+  /// would be a fault though it is there. Before other threads write.
+  void keep_mapped() { keep_mapped_ = true; }
 
   // -- by guest address: what devices and loaders use. Nothing here throws; outside RAM, across a
   // region's end or overflowing is std::nullopt / false.
@@ -123,8 +126,8 @@ class GuestMemory {
   /// All of `range` is about to be written: backs each 2 MiB of guest RAM that lies wholly inside
   /// it by one page, once, where the kernel can (MADV_COLLAPSE, Linux 6.1). That is one fault and
   /// one nested page table entry instead of 512, and 30 times less to tear down. What it held may
-  /// be lost. Several threads may, for pages that do not share 2 MiB. Returns those blocks, empty
-  /// where the kernel could not; the rest of `range`, before and after, is as it was.
+  /// be lost. Several threads may, for pages that do not share 2 MiB. Returns those blocks, none
+  /// where the kernel could not now; the rest of `range`, before and after, is as it was.
   PageRange expect_writes(PageRange range);
   /// The pages that lie wholly inside bytes of RAM, as readable() and writable() give them.
   PageRange pages_of(std::span<const std::byte> bytes) const;
@@ -173,6 +176,7 @@ class GuestMemory {
   sys::Mapping mapping_;
   std::vector<Region> regions_;
   bool huge_pages_;
+  bool keep_mapped_ = false;
   std::mutex hold_mutex_;
   unsigned holds_ = 0;
   // 2 MiB blocks that expect_writes() has seen; a byte each: threads set neighbours
