@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <ctime>
 
 namespace godwit::migration {
 
@@ -149,28 +150,55 @@ void PageReceiver::receive(const FrameHeader& header) {
   }
 }
 
+namespace {
+
+double thread_cpu_ns() {
+  timespec now{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
+}
+
+}  // namespace
+
 void PageReceiver::receive_pages(const FrameHeader& header) {
   std::vector<iovec> mapped;
-  const auto receive_mapped = [&] {
-    wire_.receive_parts(mapped);
-    mapped.clear();
-  };
   const auto map = [&](const PageRange& range) {
     const auto target = memory_.page_bytes(range);
     if (!target.empty()) mapped.push_back({target.data(), target.size()});
   };
+  const auto receive_mapped = [&] {
+    wire_.receive_parts(mapped);
+    mapped.clear();
+  };
+  const auto receive_past_mapping = [&](const PageRange& range) {
+    wire_.receive_into_file(memory_.memfd(), range.first * memory::kPageSize, range.bytes());
+  };
   const bool splices = wire_.splices() && memory_.takes_file_writes();
-  // Pages that are not there yet: through the mapping each is a fault, and cleared first.
   const auto past_mapping = [&](const PageRange& range) {
     if (!splices || range.bytes() < Wire::kWorthSplicing) return map(range);
     receive_mapped();
-    wire_.receive_into_file(memory_.memfd(), range.first * memory::kPageSize, range.bytes());
+    receive_past_mapping(range);
   };
   for (const PageRange& range : receive_page_table(wire_, header, memory_.pages())) {
-    const PageRange backed = memory_.expect_writes(range);
-    past_mapping({range.first, backed.first - range.first});
-    map(backed);
-    past_mapping({backed.end(), range.end() - backed.end()});
+    // What is not there yet goes past the mapping, where each page would be a fault, and cleared
+    // first. Of what is there already the machine knows best how it is written.
+    const PageRange there = memory_.expect_writes(range);
+    past_mapping({range.first, there.first - range.first});
+    if (!splices || there.count == 0) {
+      map(there);
+    } else {
+      receive_mapped();
+      const int way = way_.next();
+      const double before = thread_cpu_ns();
+      if (way == 0) {
+        map(there);
+        receive_mapped();
+      } else {
+        receive_past_mapping(there);
+      }
+      way_.cost(way, (thread_cpu_ns() - before) / static_cast<double>(there.count));
+    }
+    past_mapping({there.end(), range.end() - there.end()});
   }
   receive_mapped();
 }

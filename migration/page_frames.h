@@ -1,11 +1,12 @@
-// Guest pages as frames of a Wire: straight out of guest RAM, straight into it (wire_pages.cc). Free
-// functions over one connection; a thread each may do this on connections of its own.
+// Guest pages as frames of a Wire: straight out of guest RAM, straight into it (wire_pages.cc).
+// Free functions over one connection; a thread each may do this on connections of its own.
 #pragma once
 
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "migration/cheaper_way.h"
 #include "migration/compression.h"
 #include "migration/wire.h"
 #include "vmm/memory/guest_memory.h"
@@ -60,6 +61,7 @@ class PageReceiver {
   Wire& wire_;
   memory::GuestMemory& memory_;
   std::optional<PageDecompressor> decompressor_;
+  CheaperWay way_;  // of pages that are there already: 0 the mapping, 1 past it
 };
 
 }  // namespace godwit::migration

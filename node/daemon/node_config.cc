@@ -289,9 +289,12 @@ NodeConfig parse_node_config(const std::string& text) {
   read_tls(section, config);
   read_transport(section, config);
   bool insecure = false;
-  if (section.has("insecure")) {
-    if (!section.at("insecure").is_boolean()) wrong("insecure", "must be true or false");
-    insecure = section.at("insecure").get<bool>();
+  for (const auto& [key, flag] : {std::pair{"insecure", &insecure},
+                                  {"compress", &config.compress},
+                                  {"rdma_pin", &config.rdma_pin}}) {
+    if (!section.has(key)) continue;
+    if (!section.at(key).is_boolean()) wrong(key, "must be true or false");
+    *flag = section.at(key).get<bool>();
   }
   read_peers(section, config);
   section.number("cpus", 0.01, 65536, config.cpus);

@@ -27,6 +27,8 @@ struct NodeConfig {
   std::optional<tls::Files> tls;  // absolute paths: guests' processes read them, too
   std::string transport =
       "auto";  // of moves where nothing else is asked for: "auto", "rdma", "tcp"
+  bool compress = false;  // moves by TCP, where that is measured to be faster
+  bool rdma_pin = false;  // guests' memory is registered from their start, or their arrival, on
   std::vector<PeerConfig> peers;
   std::string directory;  // what must survive a restart
   std::string runtime;    // control sockets: of guests NAME.sock, of the node node.api

@@ -85,6 +85,10 @@ void Node::add_serve_words(std::vector<std::string>& words, const std::string& n
   words.insert(words.end(), {"--console", console + ".log", "--api",
                              fmt::format("{}/{}.sock", config_.runtime, name)});
   if (hvc) words.insert(words.end(), {"--hvc", console + ".hvc"});
+  // What is pinned is not given back to a balloon.
+  if (config_.rdma_pin && std::find(words.begin(), words.end(), "--balloon") == words.end()) {
+    words.emplace_back("--rdma-pin");
+  }
   if (!config_.tls) return;
   for (std::string& word : tls_words(*config_.tls)) words.push_back(std::move(word));
 }

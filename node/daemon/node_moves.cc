@@ -179,6 +179,7 @@ json Node::send(const std::string& name, const ManagedGuest::Going& going, json 
   if (text_in(settings, "transport").value_or("auto") == "auto") {
     settings["transport"] = config_.transport;
   }
+  if (config_.compress) settings["compress"] = true;
   // Named here, too, for guests that were started by somebody else.
   if (config_.tls) {
     settings["tls"] = {{"ca", config_.tls->ca},

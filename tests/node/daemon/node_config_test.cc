@@ -98,6 +98,8 @@ TEST(NodeConfig, BadValuesNameTheirKey) {
            {R"("policy": 1)", "policy"},
            {R"("power_watts": [1])", "power_watts"},
            {R"("capabilities": [1])", "capabilities"},
+           {R"("compress": 1)", "compress"},
+           {R"("rdma_pin": "yes")", "rdma_pin"},
            {R"("insecure": 1)", "insecure"}}) {
     const std::string why = complaint(with(fields));
     EXPECT_EQ(why.rfind(std::string("\"") + key + "\"", 0), 0u) << fields << ": " << why;
