@@ -26,7 +26,7 @@ struct NodeConfig {
   std::string receive_host;       // where guests arrive; the host of `listen` if not given
   std::optional<tls::Files> tls;  // absolute paths: guests' processes read them, too
   std::string transport =
-      "auto";  // of moves where nothing else is asked for: "auto", "rdma", "tcp"
+      "auto";             // of moves where nothing else is asked for: "auto", "rdma", "tcp"
   bool compress = false;  // moves by TCP, where that is measured to be faster
   bool rdma_pin = false;  // guests' memory is registered from their start, or their arrival, on
   std::vector<PeerConfig> peers;
