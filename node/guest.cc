@@ -88,6 +88,7 @@ Outcome Guest::wait() {
       }
       state_ = State::kBooting;
       own_end_.reset();
+      stranded_ = false;  // the next machine is none that a move has stopped
       earlier_usage_ += machine_->usage();
       dirty_rate_.reset();
     }
@@ -97,6 +98,26 @@ Outcome Guest::wait() {
       return {Outcome::Kind::kFailed, 0, fmt::format("cannot reboot: {}", error.what())};
     }
   }
+}
+
+/// Nobody cancelled what the guest's own end has cut short.
+void Guest::tell_own_end(json& report) const {
+  if (!own_end_ || report["status"] != "cancelled") return;
+  switch (own_end_->kind) {
+    case vmm::End::Kind::kStopped:
+      return;
+    case vmm::End::Kind::kReset:
+      report["reason"] = "the guest reboots";
+      break;
+    case vmm::End::Kind::kPowerOff:
+      report["reason"] = "the guest has powered itself off";
+      break;
+    case vmm::End::Kind::kFailed:
+      report["reason"] = own_end_->why;
+      break;
+  }
+  report["status"] = "failed";
+  report["guest_state"] = own_end_->kind == vmm::End::Kind::kReset ? "booting" : "over";
 }
 
 // Of a guest that is over: its devices may still wait for pages, so it stands still first.

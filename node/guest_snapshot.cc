@@ -55,19 +55,6 @@ void Guest::run_snapshot(const MoveDone& done) {
   if (over) machine_->request_stop();
 }
 
-/// Nobody cancelled what the guest's own end has cut short.
-void Guest::tell_own_end(json& report) const {
-  if (!own_end_ || own_end_->kind == vmm::End::Kind::kStopped || report["status"] != "cancelled")
-    return;
-  const bool reboots = own_end_->kind == vmm::End::Kind::kReset;
-  report["status"] = "failed";
-  report["guest_state"] = reboots ? "booting" : "over";
-  report["reason"] = reboots ? "the guest reboots"
-                     : own_end_->kind == vmm::End::Kind::kPowerOff
-                         ? "the guest has powered itself off"
-                         : own_end_->why;
-}
-
 void Guest::give_up() {
   if (snapshot_) return snapshot_->cancel();
   move_->cancel();

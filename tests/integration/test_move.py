@@ -160,7 +160,11 @@ class MoveTest(Case):
                 self.assertRegex(move.err.text(), why)
                 self.ended(destination, 1)
                 if code is None:
+                    # And it is a guest like any other: nothing of the move is left.
                     self.line(source, "ready", start=start)
+                    for command in (("pause", source.api), ("snapshot", source.api, self.folder / "rebooted"), ("resume", source.api)):
+                        self.assertEqual(self.godwit(*command)[0], 0, command)
+                    self.assertTrue(source.wait_ticks(2, 10))
                 else:
                     self.ended(source, code)
 
