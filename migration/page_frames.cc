@@ -152,6 +152,8 @@ void PageReceiver::receive(const FrameHeader& header) {
 
 namespace {
 
+constexpr int kPastMapping = 1;  // of the two ways; the other is through it
+
 double thread_cpu_ns() {
   timespec now{};
   ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
@@ -162,43 +164,42 @@ double thread_cpu_ns() {
 
 void PageReceiver::receive_pages(const FrameHeader& header) {
   std::vector<iovec> mapped;
-  const auto map = [&](const PageRange& range) {
-    const auto target = memory_.page_bytes(range);
-    if (!target.empty()) mapped.push_back({target.data(), target.size()});
-  };
   const auto receive_mapped = [&] {
     wire_.receive_parts(mapped);
     mapped.clear();
   };
-  const auto receive_past_mapping = [&](const PageRange& range) {
-    wire_.receive_into_file(memory_.memfd(), range.first * memory::kPageSize, range.bytes());
+  const auto take = [&](const PageRange& range, bool past_mapping) {
+    const auto target = memory_.page_bytes(range);
+    if (past_mapping) {
+      receive_mapped();
+      wire_.receive_into_file(memory_.memfd(), range.first * memory::kPageSize, target.size());
+    } else if (!target.empty()) {
+      mapped.push_back({target.data(), target.size()});
+    }
   };
   const bool splices = wire_.splices() && memory_.takes_file_writes();
-  const auto past_mapping = [&](const PageRange& range) {
-    if (!splices || range.bytes() < Wire::kWorthSplicing) return map(range);
+  // Through the mapping each of these is a fault, and cleared first.
+  const auto take_fresh = [&](const PageRange& range) {
+    take(range, splices && range.bytes() >= Wire::kWorthSplicing);
+  };
+  // Of what is there already the machine knows best how it is written.
+  const auto take_cheaper = [&](const PageRange& range) {
+    receive_mapped();  // no part of what it costs
+    const int way = way_.next();
+    const double before = thread_cpu_ns();
+    take(range, way == kPastMapping);
     receive_mapped();
-    receive_past_mapping(range);
+    way_.cost(way, (thread_cpu_ns() - before) / static_cast<double>(range.count));
   };
   for (const PageRange& range : receive_page_table(wire_, header, memory_.pages())) {
-    // What is not there yet goes past the mapping, where each page would be a fault, and cleared
-    // first. Of what is there already the machine knows best how it is written.
     const PageRange there = memory_.expect_writes(range);
-    past_mapping({range.first, there.first - range.first});
-    if (!splices || there.count == 0) {
-      map(there);
+    take_fresh({range.first, there.first - range.first});
+    if (splices && there.count > 0) {
+      take_cheaper(there);
     } else {
-      receive_mapped();
-      const int way = way_.next();
-      const double before = thread_cpu_ns();
-      if (way == 0) {
-        map(there);
-        receive_mapped();
-      } else {
-        receive_past_mapping(there);
-      }
-      way_.cost(way, (thread_cpu_ns() - before) / static_cast<double>(there.count));
+      take(there, false);
     }
-    past_mapping({there.end(), range.end() - there.end()});
+    take_fresh({there.end(), range.end() - there.end()});
   }
   receive_mapped();
 }

@@ -61,7 +61,7 @@ class PageReceiver {
   Wire& wire_;
   memory::GuestMemory& memory_;
   std::optional<PageDecompressor> decompressor_;
-  CheaperWay way_;  // of pages that are there already: 0 the mapping, 1 past it
+  CheaperWay way_;  // of pages that are there already
 };
 
 }  // namespace godwit::migration

@@ -63,8 +63,8 @@ class Wire {
   void send(FrameHeader header, std::span<const std::byte> payload = {});
   void send_json(MessageKind kind, const std::string& text);
   /// The same with a payload in pieces; `parts` is consumed. Its first element is left for the
-  /// header. `guest_ram`: from the third piece on they are pages of it, and those of many are sent
-  /// by reference: what the guest writes before the peer has them goes along or not.
+  /// header. `guest_ram`: behind the header and two pieces more they are pages of it, and pieces of
+  /// many are sent by reference: what the guest writes before the peer has them goes along or not.
   void send_parts(FrameHeader header, std::span<iovec> parts, bool guest_ram = false);
 
   /// The next frame's header, checked against max_payload(); Pings are dropped. Pings the peer

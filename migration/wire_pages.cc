@@ -55,7 +55,6 @@ void Wire::send_by_reference(std::span<const std::byte> bytes, bool more) {
       left -= static_cast<std::size_t>(sent);
     }
   }
-  last_sent_ = Clock::now();
 }
 
 void Wire::receive_into_file(int file, std::uint64_t offset, std::uint64_t bytes) {
