@@ -213,6 +213,18 @@ def undescribed(schemas, schema, value, where):
 
 
 class NodeTest(NodeCase):
+    def test_guests_are_pinned_where_the_configuration_says_so(self):
+        """Without an RDMA device the guest's process refuses, by its flag; one with a balloon is not to be pinned."""
+        a, = self.cluster("a", a={"rdma_pin": True})
+        done = a.run("start", "--name", "g1", "--kernel", GUESTS / "pattern.elf", "--append", "mib=4 rate=0 tick=200", "--memory", "32M")
+        if os.path.exists("/sys/class/infiniband"):
+            self.assertIn("--rdma-pin", Path(f"/proc/{a.guests()['g1']['pid']}/cmdline").read_text().split("\0"))
+        else:
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn("--rdma-pin", done.stderr)
+        a.boot("g2", "--balloon")
+        self.assertNotIn("--rdma-pin", Path(f"/proc/{a.guests()['g2']['pid']}/cmdline").read_text().split("\0"))
+
     def test_it_answers_what_its_description_says(self):
         described = json.loads((ROOT / "docs/openapi-node.json").read_text())
         a, b = self.cluster("ab", b={"mode": "off"})

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <span>
 
 #include "balancer/simulator/world.h"
 
@@ -26,11 +27,12 @@ constexpr Rerun kReruns[] = {{"20110303", 163.48, 27859}, {"20110306", 123.28, 2
 
 TEST(ReferencePolicy, MatchesCloudSimOnEveryDay) {
   const char* root = std::getenv("GODWIT_PLANETLAB");
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "ten days take minutes under a sanitizer; the release build runs them";
-#endif
   if (root == nullptr) GTEST_SKIP() << "set GODWIT_PLANETLAB to the directory of the ten days";
-  for (const Rerun& rerun : kReruns) {
+  std::span<const Rerun> reruns = kReruns;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  reruns = reruns.first(1);  // ten take minutes there; the release build runs them
+#endif
+  for (const Rerun& rerun : reruns) {
     const auto traces = read_traces(std::filesystem::path(root) / rerun.day);
     World world(traces, {});
     ReferencePolicy policy(parse_reference("lr-mmt-1.2"));

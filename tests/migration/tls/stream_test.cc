@@ -9,6 +9,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <future>
@@ -258,9 +259,9 @@ TEST_P(TlsStreamsTest, BytesThatAreNoRecordAreAnError) {
 TEST_P(TlsStreamsTest, TheKernelEncryptsWhereItCan) {
   const auto [one, other] = testing::tcp_pair();
   const bool can = ::setsockopt(one.get(), IPPROTO_TCP, TCP_ULP, "tls", sizeof "tls") == 0;
-  if (!can) GTEST_SKIP() << "this kernel has no TLS (modprobe tls)";
-  EXPECT_EQ(client_.stream->in_kernel(), GetParam().first == kKernel);
-  EXPECT_EQ(server_.stream->in_kernel(), GetParam().second == kKernel);
+  EXPECT_TRUE(can || std::getenv("GODWIT_RUNNER") == nullptr) << "the runner's kernel has TLS";
+  EXPECT_EQ(client_.stream->in_kernel(), can && GetParam().first == kKernel);
+  EXPECT_EQ(server_.stream->in_kernel(), can && GetParam().second == kKernel);
 }
 
 TEST_F(TlsStreamTest, APeerIsWhoItsCertificateSays) {
