@@ -26,6 +26,12 @@ class PeerGaveUp : public ChannelError {
   using ChannelError::ChannelError;
 };
 
+/// A deadline has come (Wire::set_deadline, SourceOptions::timeout_ms).
+class TimedOut : public ChannelError {
+ public:
+  using ChannelError::ChannelError;
+};
+
 /// The transport has failed, and the connection that carries messages has not, as far as is known:
 /// the move can go on by another.
 class TransportLost : public ChannelError {

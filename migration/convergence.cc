@@ -114,6 +114,19 @@ Verdict decide(const RoundFacts& facts) {
   return verdict;
 }
 
+std::string out_of_time(const RoundFacts& facts) {
+  if (!facts.rounds.empty()) {
+    const double sending_ms = ms_for(static_cast<double>(facts.dirty_bytes), facts.unheld_per_ms);
+    return too_fast(facts, facts.fixed_ms + sending_ms);
+  }
+  constexpr double kMiB = 1 << 20;
+  return fmt::format(
+      "its time is up: after {:.0f} s {:.0f} MiB of the first round are left, of which {:.1f} MiB "
+      "go in a second; raise --timeout or --max-bandwidth",
+      facts.elapsed_ms / 1000, static_cast<double>(facts.dirty_bytes) / kMiB,
+      facts.bytes_per_ms * 1000 / kMiB);
+}
+
 namespace {
 
 /// What is dirty after a round that sends `sent` bytes. Its pages are clean from their turn on,

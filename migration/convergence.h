@@ -50,6 +50,10 @@ void add_round(RoundFacts& facts);
 /// rest goes by post-copy if it may.
 Verdict decide(const RoundFacts& facts);
 
+/// Why a move is not done whose time-out comes in the middle of a round, of which `dirty_bytes` are
+/// left: one line for the user.
+std::string out_of_time(const RoundFacts& facts);
+
 /// How a move would end that goes on as decide() has it, at the rates measured so far.
 struct Forecast {
   std::optional<Prediction> end;  // none: it would be given up, or go on for ever

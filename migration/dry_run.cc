@@ -34,6 +34,7 @@ json to_json(const DryRun& dry_run) {
           {"reason", dry_run.reason},
           {"transport", dry_run.transport},
           {"transport_reason", dry_run.transport_reason},
+          {"tls", dry_run.tls},
           {"streams", dry_run.streams},
           {"rdma_ports", dry_run.rdma_ports},
           {"total_ms", dry_run.total_ms},

@@ -19,6 +19,7 @@ struct DryRun {
   std::string reason;  // why not would-complete; one line
   std::string transport;
   std::string transport_reason;
+  std::string tls = "none";  // as in a Report
   unsigned streams = 1;
   std::size_t rdma_ports = 0;
   double total_ms = 0;  // of the dry run

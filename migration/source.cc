@@ -64,7 +64,7 @@ Source::End Source::run() {
     if (!shared_ram_ && options_.mode != Mode::kPostCopy) start_rounds();
     for (bool there = false; !there;) {
       try {
-        if (!shared_ram_) copy_ram();
+        if (!shared_ram_) copy_ram_in_time();
         switch_over();
         there = true;
       } catch (const TransportLost& lost) {

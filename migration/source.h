@@ -120,11 +120,13 @@ class Source {
   void rehearse_switch_over(DryRun& run);
   void foretell(DryRun& run) const;
   void start_rounds();
+  void copy_ram_in_time();
   void copy_ram();
   void fall_back(const std::string& why);
   RoundFacts wishes() const;
   double rate(double ms) const;
   Verdict judge(std::uint64_t dirty_pages);
+  std::string why_not_in_time();
   std::uint64_t send_pass(const memory::PageBitmap& pending);
   void send_chunk(std::span<const memory::PageRange> ranges);
   void pace(std::uint64_t bytes);

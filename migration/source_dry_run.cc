@@ -86,6 +86,7 @@ DryRun Source::dry_run() {
   }
   run.transport = report_.transport;
   run.transport_reason = report_.transport_reason;
+  run.tls = report_.tls;
   run.streams = report_.streams;
   run.rdma_ports = report_.rdma_ports.size();
   run.total_ms = elapsed_ms();

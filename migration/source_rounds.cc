@@ -57,6 +57,15 @@ void Source::copy_ram() {
   }
 }
 
+void Source::copy_ram_in_time() {
+  try {
+    copy_ram();
+  } catch (const TimedOut&) {
+    if (options_.timeout_ms <= 0 || elapsed_ms() < options_.timeout_ms) throw;
+    throw ChannelError(why_not_in_time());
+  }
+}
+
 /// What a decision goes by that does not change from round to round.
 RoundFacts Source::wishes() const {
   return {.fixed_ms = kAssumedFixedMs,
@@ -65,6 +74,20 @@ RoundFacts Source::wishes() const {
           .data_bytes = static_cast<double>(machine_.memory().populated_bytes()),
           .max_throttle = options_.max_throttle,
           .may_post_copy = options_.mode == Mode::kHybrid};
+}
+
+// The time-out has come in the middle of a round.
+std::string Source::why_not_in_time() {
+  RoundFacts facts = wishes();
+  {
+    const std::lock_guard lock(mutex_);
+    facts.dirty_bytes = progress_.remaining_bytes;
+  }
+  facts.elapsed_ms = elapsed_ms();
+  facts.bytes_per_ms = rate(facts.elapsed_ms - report_.setup_ms);
+  facts.unheld_per_ms = rate(facts.elapsed_ms - report_.setup_ms - held_ms_);
+  facts.rounds = report_.rounds;
+  return out_of_time(facts);
 }
 
 /// Of the rounds so far, if they have taken so long: bytes of pages a millisecond.
@@ -175,7 +198,7 @@ void Source::pace(std::uint64_t bytes) {
   for (double ahead = ahead_ms(due); ahead > 0; ahead = ahead_ms(due)) {
     stop_if_cancelled();
     if (options_.timeout_ms > 0 && elapsed_ms() > options_.timeout_ms)
-      throw ChannelError("timed out");
+      throw TimedOut("timed out");
     wire_->wait_for(wire_->interrupt_fd(), static_cast<int>(std::clamp(ahead, 1.0, 100.0)));
   }
   held_ms_ += ms_since(start);

@@ -83,7 +83,7 @@ void Wire::set_patience(milliseconds patience) {
 /// False when none of `events` came within `most_ms`; negative: as long as the deadline allows.
 bool Wire::poll_socket(short events, int most_ms) {
   const int left = left_ms(deadline_);
-  if (left == 0) throw ChannelError("timed out waiting for the peer");
+  if (left == 0) throw TimedOut("timed out waiting for the peer");
   std::array<pollfd, 2> polls{{{fd(), events, 0}, {interrupt_.fd(), POLLIN, 0}}};
   const int wait_ms = most_ms < 0 ? left : left < 0 ? most_ms : std::min(left, most_ms);
   const int ready = ::poll(polls.data(), polls.size(), wait_ms);
@@ -199,7 +199,7 @@ bool Wire::wait_for(int fd_to_watch, int timeout_ms) {
       }
     }
     if (deadline_ && Clock::now() >= *deadline_)
-      throw ChannelError("timed out waiting for the peer");
+      throw TimedOut("timed out waiting for the peer");
     if (until && Clock::now() >= *until) return false;
   }
 }

@@ -46,7 +46,7 @@ std::string downtime_line(const json& report) {
       format_time_ms(number(parts, "state_ms")), format_time_ms(number(parts, "resume_ms")));
 }
 
-/// Nothing where it never came to that.
+/// Nothing where it never came to that; two lines where it is encrypted.
 std::string transport_line(const json& report) {
   const std::string transport = word(report, "transport");
   if (transport.empty()) return {};
@@ -57,7 +57,12 @@ std::string transport_line(const json& report) {
   if (const double streams = number(report, "streams"); streams > 1) {
     text += fmt::format(", {:.0f} {}", streams, transport == "rdma" ? "queue pairs" : "streams");
   }
-  return text + '\n';
+  text += '\n';
+  if (const std::string who = word(report, "tls"); who == "kernel" || who == "user") {
+    text += fmt::format("  encrypted  by TLS 1.3, {}\n",
+                        who == "kernel" ? "in the kernel" : "in the guest's process");
+  }
+  return text;
 }
 
 /// ", compressed to 30 %", or nothing.
@@ -151,10 +156,6 @@ std::string report_text(const json& report) {
   if (const std::string why = word(report, "reason"); !why.empty()) text += ": " + why;
   text += '\n';
   text += transport_line(report);
-  if (const std::string who = word(report, "tls"); who == "kernel" || who == "user") {
-    text += fmt::format("  encrypted  by TLS 1.3, {}\n",
-                        who == "kernel" ? "in the kernel" : "in the guest's process");
-  }
   text += fmt::format("  total      {}  (set-up {})\n", format_time_ms(number(report, "total_ms")),
                       format_time_ms(number(report, "setup_ms")));
   if (word(report, "status") == "completed") text += downtime_line(report);

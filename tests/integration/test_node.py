@@ -225,6 +225,17 @@ class NodeTest(NodeCase):
         a.boot("g2", "--balloon")
         self.assertNotIn("--rdma-pin", Path(f"/proc/{a.guests()['g2']['pid']}/cmdline").read_text().split("\0"))
 
+    def test_pages_are_compressed_where_the_configuration_says_so(self):
+        a, b = self.cluster("ab", a={"mode": "off", "compress": True}, b={"mode": "off"})
+        a.boot("g1", append="mib=12 rate=1 tick=50")
+        self.eventually(lambda: a.guests()["g1"]["memory_used"] >= 12, 30, lambda: str(a.guests()))
+        for here, there, compressed in ((a, b, True), (b, a, False)):
+            done = here.run("migrate", "g1", "--to", there.name, "--transport", "tcp", "--max-bandwidth", "50Mbit", "--downtime-limit", "2s", "--json")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            sent = json.loads(done.stdout)["bytes"]
+            (self.assertLess if compressed else self.assertGreater)(sent["wire"] / sent["ram"], 0.8, sent)
+            self.eventually(lambda: there.guests().get("g1", {}).get("state") == "running", 10)
+
     def test_it_answers_what_its_description_says(self):
         described = json.loads((ROOT / "docs/openapi-node.json").read_text())
         a, b = self.cluster("ab", b={"mode": "off"})

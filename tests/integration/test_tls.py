@@ -285,6 +285,7 @@ class TlsMoveTest(Case):
         status, out, err = self.migrate(link.address, *tls_words(self.a), "--dry-run", "--json", seconds=60)
         self.assertEqual(status, MOVED, err)
         self.assertEqual(json.loads(out)["status"], "would-complete")
+        self.assertIn(json.loads(out)["tls"], ("kernel", "user"))
         self.assertNotIn(b"GDWT", link.heard)
         self.message(self.destination, "a dry run; still listening", 10)
         self.assertEqual(self.migrate(self.destination.address)[0], MOVE_FAILED)

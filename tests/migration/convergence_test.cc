@@ -231,6 +231,22 @@ TEST(Prediction, OfAMoveThatHasNotBegunCountsItsFirstRound) {
   EXPECT_EQ(prediction->downtime_ms, 10);
 }
 
+TEST(OutOfTime, BlamesTheLinkUntilARoundIsDoneAndTheGuestAfterwards) {
+  RoundFacts now = facts();
+  now.rounds = {};
+  now.elapsed_ms = 3000;
+  now.dirty_bytes = 64 << 20;
+  now.bytes_per_ms = 1 << 10;
+  EXPECT_EQ(out_of_time(now),
+            "its time is up: after 3 s 64 MiB of the first round are left, of which 1.0 MiB go in a "
+            "second; raise --timeout or --max-bandwidth");
+  now.bytes_per_ms = 0;
+  EXPECT_NE(out_of_time(now).find(" 0.0 MiB"), std::string::npos) << out_of_time(now);
+  const std::vector<Round> one = {{2'441, 10'000'000, 100, 2'441}};
+  now.rounds = one;
+  EXPECT_NE(out_of_time(now).find("dirties its memory too fast"), std::string::npos);
+}
+
 TEST(Prediction, SaysNothingOfAMoveThatWouldNotEndSo) {
   RoundFacts now = facts();  // dirties twice as fast as the link carries
   const DirtyCurve guest = even(200'000);
