@@ -227,7 +227,7 @@ class NodeTest(NodeCase):
 
     def test_pages_are_compressed_where_the_configuration_says_so(self):
         a, b = self.cluster("ab", a={"mode": "off", "compress": True}, b={"mode": "off"})
-        a.boot("g1", append="mib=12 rate=1 tick=50")
+        a.boot("g1", append="mib=12 rate=8 tick=50")
         self.eventually(lambda: a.guests()["g1"]["memory_used"] >= 12, 30, lambda: str(a.guests()))
         for here, there, compressed in ((a, b, True), (b, a, False)):
             done = here.run("migrate", "g1", "--to", there.name, "--transport", "tcp", "--max-bandwidth", "50Mbit", "--downtime-limit", "2s", "--json")
