@@ -161,7 +161,8 @@ std::uint64_t most_hot_pages(const RoundFacts& facts) {
 }
 
 Prediction predict_post_copy(const RoundFacts& facts, const DirtyCurve& guest) {
-  const double rest_ms = ms_for(static_cast<double>(facts.dirty_bytes), facts.bytes_per_ms);
+  const double rest_ms =
+      ms_for(static_cast<double>(facts.dirty_bytes), facts.bytes_per_ms * facts.wire_share);
   const double watched_ms = facts.rounds.empty() ? 0 : kHotWindowMs;
   const double hot = std::min(guest.after(watched_ms * running(facts.throttled)),
                               static_cast<double>(most_hot_pages(facts) * memory::kPageSize));

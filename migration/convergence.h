@@ -17,6 +17,7 @@ struct RoundFacts {
   std::uint64_t dirty_bytes = 0;  // to be sent again
   double bytes_per_ms = 0;        // measured over the rounds so far, held back as they are
   double unheld_per_ms = 0;       // bytes; the same while nothing is held back: of the last round
+  double wire_share = 1;          // of these that travels; post-copy's pages are not compressed
   double fixed_ms = 0;            // of the switch-over beside sending: pause, state, resume
   double downtime_limit_ms = 0;
   double last_round_ms = 0;            // in which dirty_bytes were dirtied

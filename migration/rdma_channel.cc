@@ -18,8 +18,7 @@ namespace {
 constexpr std::uint64_t kWindow =
     (32ull << 20) / kPageSize;      // pages waiting for their registration
 constexpr std::size_t kChain = 64;  // work requests posted at once, the last signalled
-constexpr std::uint64_t kMostInRequest =
-    (64ull << 20) / kPageSize;                // pages: the first answer comes soon
+constexpr std::uint64_t kMostInRequest = (64ull << 20) / kPageSize;
 constexpr std::size_t kMostRequested = 1024;  // regions: their answers fit into socket buffers
 
 constexpr int kGlanceMs = 20;          // between two looks at the wire while a marker is due
@@ -105,7 +104,7 @@ void RdmaChannel::request_more() {
     std::vector<PageRange> some;
     std::uint64_t pages = 0;
     while (!to_request_.empty() && some.size() < kMaxRangesInFrame &&
-           (some.empty() || pages + to_request_.front().count <= kMostInRequest)) {
+           (some.empty() || pages + to_request_.front().count <= most_in_request_)) {
       some.push_back(to_request_.front());
       pages += some.back().count;
       to_request_.pop_front();
@@ -113,6 +112,7 @@ void RdmaChannel::request_more() {
       if (pinned_ == nullptr) registrar_.add(some.back());
     }
     wire_.send({.kind = MessageKind::kRegister}, std::as_bytes(std::span(some)));
+    most_in_request_ = std::min(most_in_request_ * 2, kMostInRequest);
   }
 }
 

@@ -110,9 +110,10 @@ class RdmaChannel : public Channel {
   std::deque<memory::PageRange>
       to_request_;                     // source: regions that the peer has not been asked for
   std::deque<RdmaExtent*> requested_;  // source: awaiting the peer's answer, in order
-  std::uint64_t queued_pages_ = 0;     // of all lanes
-  std::uint32_t markers_ = 1;          // source: sent, by each lane; the first is its probe
-  bool unmarked_ = false;              // source: pages were posted after the last marker
+  std::uint64_t most_in_request_ = kFirstRegion;  // pages; more and more
+  std::uint64_t queued_pages_ = 0;                // of all lanes
+  std::uint32_t markers_ = 1;  // source: sent, by each lane; the first is its probe
+  bool unmarked_ = false;      // source: pages were posted after the last marker
   bool sealed_ = false;
   std::uint64_t written_ = 0;  // bytes
   std::deque<Frame> ahead_;    // destination: what came behind a message that waits for its marker

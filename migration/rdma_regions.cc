@@ -14,7 +14,6 @@ namespace {
 constexpr std::uint64_t kBlock = (2ull << 20) / kPageSize;
 constexpr std::uint64_t kWorthABlock = kBlock / 4;
 constexpr std::uint64_t kMergeGap = 16;  // pages registered in vain to save a region
-constexpr std::uint64_t kFirstRegion = (8ull << 20) / kPageSize;
 constexpr std::uint64_t kLargeRegion = (64ull << 20) / kPageSize;
 constexpr std::uint64_t kMostRegions = 1024;  // of a large guest, about
 constexpr unsigned kMostThreads = 4;

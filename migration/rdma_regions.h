@@ -22,10 +22,13 @@ namespace godwit::migration {
 /// No region crosses a multiple of this, in pages of RAM: rxe's cap, and enough for any NIC.
 constexpr std::uint64_t kMaxRegion = (1ull << 30) / memory::kPageSize;
 
+/// The first ones are small, so that the first data can go soon.
+constexpr std::uint64_t kFirstRegion = (2ull << 20) / memory::kPageSize;
+
 /// Regions that cover `ranges` (ascending) of a RAM of `pages` pages: blocks of 2 MiB as a whole
 /// where a quarter of one is wanted, as the destination can back them by one page each, and
-/// elsewhere the ranges with small gaps between them. The first ones are small, so that the first
-/// data can go soon; the rest as large as still lets registering and sending overlap.
+/// elsewhere the ranges with small gaps between them. Each may be twice as large as the one before,
+/// as far as registering and sending still overlap.
 std::vector<memory::PageRange> plan_regions(std::span<const memory::PageRange> ranges,
                                             std::uint64_t pages);
 

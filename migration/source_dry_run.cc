@@ -181,6 +181,7 @@ void Source::foretell(DryRun& run) const {
   RoundFacts facts = wishes();
   facts.dirty_bytes = run.data_bytes();
   facts.unheld_per_ms = facts.bytes_per_ms = run.bytes_per_ms();
+  facts.wire_share = run.wire_share();
   if (options_.max_bandwidth > 0) {
     const double held = static_cast<double>(options_.max_bandwidth) / 8000 / run.wire_share();
     facts.bytes_per_ms = std::min(facts.bytes_per_ms, held);

@@ -103,6 +103,10 @@ Verdict Source::judge(std::uint64_t dirty_pages) {
   facts.dirty_bytes = dirty_pages * kPageSize;
   facts.bytes_per_ms = rate(sent_ms_);
   facts.unheld_per_ms = rate(sent_ms_ - held_ms_);
+  if (report_.ram_bytes > 0) {
+    const auto pages = static_cast<double>(report_.ram_bytes);
+    facts.wire_share = std::min(1.0, static_cast<double>(wire_bytes()) / pages);
+  }
   facts.last_round_ms = last.ms;
   facts.elapsed_ms = elapsed_ms();
   facts.rounds = report_.rounds;

@@ -267,6 +267,11 @@ TEST(Prediction, SaysNothingOfAMoveThatWouldNotEndSo) {
   EXPECT_NEAR(predict(now, guest).end->downtime_ms, 30, 0.1);
   now.downtime_limit_ms = 1;  // 64 pages go in any case
   EXPECT_NEAR(predict(now, guest).end->downtime_ms, 10 + 64 * 4096 / now.unheld_per_ms, 0.1);
+  // What follows is not compressed, as the rounds are.
+  const double rest_ms = static_cast<double>(now.dirty_bytes) / now.bytes_per_ms;
+  const double before_ms = predict(now, guest).end->total_ms;
+  now.wire_share = 0.5;
+  EXPECT_NEAR(predict(now, guest).end->total_ms, before_ms + rest_ms, 0.1);
   now = facts();
   now.timeout_ms = 0;
   now.rounds = first;

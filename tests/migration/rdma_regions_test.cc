@@ -42,8 +42,8 @@ TEST(PlanRegions, TheFirstAreSmallAndTheRestAsLargeAsTheyMayBe) {
   constexpr std::uint64_t kPages = 3 * kMaxRegion;
   const PageRange all{0, kPages};
   const auto regions = plan_regions({&all, 1}, kPages);
-  EXPECT_EQ(regions[0].bytes(), 8u << 20);
-  EXPECT_EQ(regions[1].bytes(), 16u << 20);
+  EXPECT_EQ(regions[0].bytes(), 2u << 20);
+  EXPECT_EQ(regions[1].bytes(), 4u << 20);
   EXPECT_EQ(std::max_element(regions.begin(), regions.end(),
                              [](auto& a, auto& b) { return a.count < b.count; })
                 ->bytes(),
