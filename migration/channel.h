@@ -52,9 +52,6 @@ class Channel {
 
   virtual std::string_view name() const = 0;  // "tcp", "rdma", "loopback"
 
-  /// Source: these pages, ascending, are likely to be written soon. A transport that has to get
-  /// ready for that begins to.
-  virtual void prepare(std::span<const memory::PageRange> /*ranges*/) {}
   /// Sends pages out of guest RAM into the peer's; may return before they land.
   virtual void write(std::span<const memory::PageRange> ranges) = 0;
   /// Tells the peer that these pages are zero now; cheap. For pages that it has as something else.

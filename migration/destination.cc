@@ -56,7 +56,10 @@ double cpu_ms() {
 Destination::Destination(sys::UniqueFd connection, DestinationOptions options)
     : wire_(std::move(connection)), options_(std::move(options)), cpu_before_ms_(cpu_ms()) {}
 
-void Destination::warm_up() noexcept { load_rdma_drivers(); }
+void Destination::warm_up() noexcept {
+  load_rdma_drivers();
+  vmm::Machine::warm_up();
+}
 
 std::unique_ptr<vmm::Machine> Destination::run() {
   wire_.set_deadline(Wire::Clock::now() + std::chrono::milliseconds(kHelloTimeoutMs));

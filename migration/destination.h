@@ -48,9 +48,9 @@ class Destination {
   /// `connection`: an accepted TCP connection.
   Destination(sys::UniqueFd connection, DestinationOptions options);
 
-  /// Loads the host's RDMA drivers, if it has RDMA devices: the first look at them may take a
-  /// second (it opens every provider's library), which the move then need not wait for. From any
-  /// thread.
+  /// Finds out ahead what the move then need not wait for. Loads the host's RDMA drivers, if it has
+  /// RDMA devices: the first look at them may take a second (it opens every provider's library).
+  /// From any thread.
   static void warm_up() noexcept;
 
   /// Blocks until the guest runs here; null: it was a dry run, and nothing is left of it. Throws

@@ -39,6 +39,9 @@ class RdmaChannel : public Channel {
   /// Throws ChannelError for one without a connection.
   void keep_ports(std::span<const unsigned> ports);
 
+  /// Source: these pages, ascending, are likely to be written soon: begins to register them, at
+  /// both ends.
+  void prepare(std::span<const memory::PageRange> ranges);
   /// Source, once no page is written any more: where the peer may READ these pages, which it must
   /// be allowed to by the endpoint.
   std::vector<OfferedExtent> offer(std::span<const memory::PageRange> ranges);
@@ -47,7 +50,6 @@ class RdmaChannel : public Channel {
   std::unique_ptr<RdmaEndpoint> take_endpoint();
 
   std::string_view name() const override { return "rdma"; }
-  void prepare(std::span<const memory::PageRange> ranges) override;
   void write(std::span<const memory::PageRange> ranges) override;
   /// The same as write(): punching holes below a memory region would part it from guest RAM.
   void write_zero(std::span<const memory::PageRange> ranges) override { write(ranges); }

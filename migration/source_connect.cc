@@ -76,8 +76,7 @@ void Source::choose_transport(Wire& wire) {
   hello.max_bandwidth = options_.max_bandwidth;
   hello.streams = streams_to_ask_for();
   hello.dry_run = dry_;
-  for (const PageRange& range : memory.populated({0, memory.pages()}))
-    hello.data_bytes += range.bytes();
+  hello.data_bytes = memory.populated_bytes();
   RdmaEndpoints endpoints;
   std::string why_not;
   if (shared_ram_) {

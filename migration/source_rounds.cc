@@ -22,11 +22,11 @@ constexpr std::uint64_t kChunk =
 
 void Source::start_rounds() {
   machine_.dirty_log().start();
-  const auto populated = machine_.memory().populated({0, machine_.memory().pages()});
-  channel_->prepare(populated);
+  const memory::GuestMemory& memory = machine_.memory();
+  if (rdma_ != nullptr) rdma_->prepare(memory.populated({0, memory.pages()}));
   const std::lock_guard lock(mutex_);
   progress_.phase = "rounds";
-  for (const PageRange& range : populated) progress_.total_bytes += range.bytes();
+  progress_.total_bytes = memory.populated_bytes();
 }
 
 void Source::copy_ram() {
@@ -201,8 +201,7 @@ void Source::pace(std::uint64_t bytes) {
   const auto start = Clock::now();
   for (double ahead = ahead_ms(due); ahead > 0; ahead = ahead_ms(due)) {
     stop_if_cancelled();
-    if (options_.timeout_ms > 0 && elapsed_ms() > options_.timeout_ms)
-      throw TimedOut("timed out");
+    if (options_.timeout_ms > 0 && elapsed_ms() > options_.timeout_ms) throw TimedOut("timed out");
     wire_->wait_for(wire_->interrupt_fd(), static_cast<int>(std::clamp(ahead, 1.0, 100.0)));
   }
   held_ms_ += ms_since(start);

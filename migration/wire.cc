@@ -198,8 +198,7 @@ bool Wire::wait_for(int fd_to_watch, int timeout_ms) {
         return true;
       }
     }
-    if (deadline_ && Clock::now() >= *deadline_)
-      throw TimedOut("timed out waiting for the peer");
+    if (deadline_ && Clock::now() >= *deadline_) throw TimedOut("timed out waiting for the peer");
     if (until && Clock::now() >= *until) return false;
   }
 }

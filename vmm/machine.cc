@@ -80,6 +80,15 @@ struct InterruptChips {
   explicit InterruptChips(kvm::KvmVm& vm) { vm.create_irqchip(); }
 };
 
+/// As long as this process lives it stays the same.
+const HostTsc& tsc_of_this_host(const kvm::Kvm& kvm) {
+  static const HostTsc tsc = [&kvm] {
+    kvm::KvmVm vm(kvm);
+    return host_tsc(vm, kvm::KvmVcpu(kvm, vm, 0));
+  }();
+  return tsc;
+}
+
 }  // namespace
 
 struct Machine::Parts {
@@ -381,13 +390,19 @@ std::string Machine::requirements() const {
   return to_json(requirements);
 }
 
+void Machine::warm_up() noexcept {
+  try {
+    tsc_of_this_host(checked_kvm());
+  } catch (const std::exception&) {
+    // refusal() will say why.
+  }
+}
+
 std::string Machine::refusal(const std::string& requirements) {
   try {
     const Requirements needed = requirements_from_json(requirements);
     const kvm::Kvm kvm = checked_kvm();
-    kvm::KvmVm vm(kvm);
-    return refusal_of(needed, guest_cpuid(kvm, 0, needed.cpus),
-                      host_tsc(vm, kvm::KvmVcpu(kvm, vm, 0)));
+    return refusal_of(needed, guest_cpuid(kvm, 0, needed.cpus), tsc_of_this_host(kvm));
   } catch (const std::exception& error) {
     return error.what();
   }

@@ -154,6 +154,9 @@ class Machine {
   /// Why this host cannot run a guest with those requirements, every missing feature named; empty
   /// if it can.
   static std::string refusal(const std::string& requirements);
+  /// Finds out ahead what refusal() has to know of this host: a virtual machine is made for it, and
+  /// to get rid of that takes the kernel some milliseconds. From any thread.
+  static void warm_up() noexcept;
 
   /// Blocks until the guest powers off, resets, fails, or request_stop() is called.
   End wait();
