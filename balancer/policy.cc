@@ -92,6 +92,8 @@ PolicyConfig default_policy(Goal goal) {
   if (goal == Goal::kBalance) return config;
   config.fast_weight = 0.7;
   config.slow_samples = 12;
+  config.prior_deviation = 0.06;
+  config.prior_samples = 3;
   config.trend_share = 0.2;
   config.cool = 0.85;
   config.fill = 0.95;

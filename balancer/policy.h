@@ -1,5 +1,5 @@
 // The balancer's settings, their defaults and ranges; read from a JSON object. The defaults of a
-// goal come from `default_policy`; they were chosen on PlanetLab days 0303, 0309 and 0403 only
+// goal come from `default_policy`; they were chosen on PlanetLab days 0303, 0309 and 0403
 // (docs/balancing.md).
 #pragma once
 
@@ -15,10 +15,10 @@ struct PolicyConfig {
 
   // Forecast (forecast.h).
   double fast_weight = 0.5;       // of the newest sample in the fast average
-  double slow_samples = 24;       // samples the slow average looks back
+  double slow_samples = 18;       // samples the slow average looks back
   double trend_share = 0.15;      // how much of fast - slow is expected to last over the horizon
-  double prior_deviation = 0.06;  // of a guest's most, before it was watched
-  double prior_samples = 3;       // how long that is believed
+  double prior_deviation = 0.03;  // of a guest's most, before it was watched
+  double prior_samples = 4;       // how long that is believed
   double horizon_seconds = 3600;  // how long a load is expected to last
 
   // Overload (detection.h).
@@ -39,14 +39,14 @@ struct PolicyConfig {
   double hold_seconds = 14400;  // how long an emptied host is expected to stay empty
   double empty_below = 0.8;     // only hosts below this forecast load try to empty themselves
   // Balance, in squared deviations of load from the mean of the hosts asked.
-  double sample_share = 0.33;       // of the newest sample; the rest is the forecast's
-  double spread_weight = 6;         // of a guest's variance, which it brings to any host for long
+  double sample_share = 0.3;        // of the newest sample; the rest is the forecast's
+  double spread_weight = 5;         // of a guest's variance, which it brings to any host for long
   double work_per_imbalance = 0.3;  // worth of one over the horizon, x capacity
-  double deadband = 0.108;  // a move must take off deadband x the hosts' standard deviation (or
+  double deadband = 0.101;  // a move must take off deadband x the hosts' standard deviation (or
                             // half the deadband, where that is more)
 
   // Damping.
-  double cooldown_seconds = 400;  // after a guest's move; doubles with every recent one
+  double cooldown_seconds = 150;  // after a guest's move; doubles with every recent one
   double settle_seconds = 300;    // a host that received a guest does not empty itself
   int incoming_limit = 4;         // moves in flight a host
   int outgoing_limit = 16;

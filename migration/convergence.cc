@@ -116,15 +116,19 @@ Verdict decide(const RoundFacts& facts) {
 
 std::string out_of_time(const RoundFacts& facts) {
   if (!facts.rounds.empty()) {
-    const double sending_ms = ms_for(static_cast<double>(facts.dirty_bytes), facts.unheld_per_ms);
-    return too_fast(facts, facts.fixed_ms + sending_ms);
+    // What the guest has written since the round began is not known: as much as in the last.
+    const std::uint64_t last = facts.rounds.back().dirty_pages * memory::kPageSize;
+    const auto left = static_cast<double>(std::max(facts.dirty_bytes, last));
+    const double downtime_ms = facts.fixed_ms + ms_for(left, facts.unheld_per_ms);
+    if (downtime_ms > facts.downtime_limit_ms) return too_fast(facts, downtime_ms);
   }
   constexpr double kMiB = 1 << 20;
   return fmt::format(
-      "its time is up: after {:.0f} s {:.0f} MiB of the first round are left, of which {:.1f} MiB "
-      "go in a second; raise --timeout or --max-bandwidth",
+      "its time is up after {:.0f} s: {:.0f} MiB of round {} are left, of which {:.1f} MiB go in a "
+      "second; raise --timeout{}",
       facts.elapsed_ms / 1000, static_cast<double>(facts.dirty_bytes) / kMiB,
-      facts.bytes_per_ms * 1000 / kMiB);
+      facts.rounds.size() + 1, facts.bytes_per_ms * 1000 / kMiB,
+      facts.unheld_per_ms > facts.bytes_per_ms ? " or --max-bandwidth" : "");
 }
 
 namespace {

@@ -180,6 +180,8 @@ class Source {
   sys::EventFd stop_asking_;
   std::unique_ptr<PageServer> server_;  // of what was left
   DirtyCurve curve_;                    // of the guest, as the rounds have shown it
+  double transport_began_ms_ = 0;       // since the move began
+  std::size_t rounds_before_ = 0;       // by the transport that failed
   double sent_ms_ = 0;                  // of the rounds, for the rate
   std::uint64_t wire_before_ = 0;       // bytes; modulo 2^64 it may be less than none
   double wire_share_ = 1;          // of the bytes of pages that travel: compressed ones do less

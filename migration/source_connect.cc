@@ -49,7 +49,7 @@ void Source::connect() {
       MessageKind::kBegin,
       encode(Begin{report_.transport, rdma_ == nullptr ? report_.streams : 1, report_.rdma_ports}));
   wire_before_ = -channel_->bytes_sent();
-  report_.setup_ms = elapsed_ms();
+  report_.setup_ms = transport_began_ms_ = elapsed_ms();
   const std::lock_guard lock(mutex_);
   progress_.transport = report_.transport;
 }
@@ -76,7 +76,7 @@ void Source::choose_transport(Wire& wire) {
   hello.max_bandwidth = options_.max_bandwidth;
   hello.streams = streams_to_ask_for();
   hello.dry_run = dry_;
-  hello.data_bytes = memory.populated_bytes();
+  hello.data_bytes = memory.data_bytes();
   RdmaEndpoints endpoints;
   std::string why_not;
   if (shared_ram_) {
@@ -180,6 +180,8 @@ void Source::fall_back(const std::string& why) {
   report_.postcopy = {};
   sent_before_ = report_.ram_bytes;
   sent_ms_ = held_ms_ = 0;
+  rounds_before_ = report_.rounds.size();
+  transport_began_ms_ = elapsed_ms();
   const std::lock_guard lock(mutex_);
   progress_.phase = "rounds";
   progress_.transport = report_.transport;

@@ -26,7 +26,7 @@ void Source::start_rounds() {
   if (rdma_ != nullptr) rdma_->prepare(memory.populated({0, memory.pages()}));
   const std::lock_guard lock(mutex_);
   progress_.phase = "rounds";
-  progress_.total_bytes = memory.populated_bytes();
+  progress_.total_bytes = memory.data_bytes();
 }
 
 void Source::copy_ram() {
@@ -61,7 +61,8 @@ void Source::copy_ram_in_time() {
   try {
     copy_ram();
   } catch (const TimedOut&) {
-    if (options_.timeout_ms <= 0 || elapsed_ms() < options_.timeout_ms) throw;
+    const bool own = options_.timeout_ms > 0 && elapsed_ms() >= options_.timeout_ms;
+    if (!own || options_.mode == Mode::kPostCopy) throw;
     throw ChannelError(why_not_in_time());
   }
 }
@@ -84,9 +85,10 @@ std::string Source::why_not_in_time() {
     facts.dirty_bytes = progress_.remaining_bytes;
   }
   facts.elapsed_ms = elapsed_ms();
-  facts.bytes_per_ms = rate(facts.elapsed_ms - report_.setup_ms);
-  facts.unheld_per_ms = rate(facts.elapsed_ms - report_.setup_ms - held_ms_);
-  facts.rounds = report_.rounds;
+  const double sending_ms = facts.elapsed_ms - transport_began_ms_;
+  facts.bytes_per_ms = rate(sending_ms);
+  facts.unheld_per_ms = rate(sending_ms - held_ms_);
+  facts.rounds = std::span(report_.rounds).subspan(rounds_before_);
   return out_of_time(facts);
 }
 
@@ -198,13 +200,17 @@ void Source::pace(std::uint64_t bytes) {
   if (report_.ram_bytes > 0)
     wire_share_ = std::min(1.0, sent / static_cast<double>(report_.ram_bytes));
   const double due = sent + static_cast<double>(bytes) * wire_share_;
-  const auto start = Clock::now();
+  struct Held {
+    double& ms;
+    Clock::time_point since = Clock::now();
+    ~Held() { ms += ms_since(since); }
+  };
+  const Held held{held_ms_};
   for (double ahead = ahead_ms(due); ahead > 0; ahead = ahead_ms(due)) {
     stop_if_cancelled();
     if (options_.timeout_ms > 0 && elapsed_ms() > options_.timeout_ms) throw TimedOut("timed out");
     wire_->wait_for(wire_->interrupt_fd(), static_cast<int>(std::clamp(ahead, 1.0, 100.0)));
   }
-  held_ms_ += ms_since(start);
 }
 
 /// Since Begin, by all transports.

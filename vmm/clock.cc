@@ -68,13 +68,16 @@ std::uint64_t elapsed_ns(std::uint64_t saved_realtime_ns, std::uint64_t realtime
   return elapsed > longest_ns ? 0 : elapsed;
 }
 
-HostTsc host_tsc(const kvm::KvmVm& vm, const kvm::KvmVcpu& vcpu) {
+bool host_tsc_is_steady() {
   std::ifstream file("/sys/devices/system/clocksource/clocksource0/available_clocksource");
   const std::vector<std::string> clocks(std::istream_iterator<std::string>(file), {});
-  const bool steady = clocks.empty() || std::ranges::any_of(clocks, [](const std::string& name) {
-                        return name.starts_with("tsc");
-                      });
-  return {vcpu.get_tsc_khz(), vm.check_extension(KVM_CAP_TSC_CONTROL) != 0, steady};
+  return clocks.empty() || std::ranges::any_of(clocks, [](const std::string& name) {
+           return name.starts_with("tsc");
+         });
+}
+
+HostTsc host_tsc(const kvm::KvmVm& vm, const kvm::KvmVcpu& vcpu) {
+  return {vcpu.get_tsc_khz(), vm.check_extension(KVM_CAP_TSC_CONTROL) != 0, host_tsc_is_steady()};
 }
 
 bool tsc_rate_fits(std::uint32_t guest_khz, const HostTsc& host) {

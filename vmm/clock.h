@@ -68,6 +68,7 @@ struct HostTsc {
   bool steady = true;     // the kernel keeps time by it, so it has measured its rate well
 };
 HostTsc host_tsc(const kvm::KvmVm& vm, const kvm::KvmVcpu& vcpu);
+bool host_tsc_is_steady();
 
 /// Whether a guest with a TSC of `guest_khz` (0: not known) can go on there: it can if the CPU
 /// scales it, or if the rates differ by no more than their measurements do: 1000 ppm, as Linux is

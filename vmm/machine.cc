@@ -80,13 +80,12 @@ struct InterruptChips {
   explicit InterruptChips(kvm::KvmVm& vm) { vm.create_irqchip(); }
 };
 
-/// As long as this process lives it stays the same.
-const HostTsc& tsc_of_this_host(const kvm::Kvm& kvm) {
-  static const HostTsc tsc = [&kvm] {
+HostTsc tsc_of_this_host(const kvm::Kvm& kvm) {
+  static const HostTsc found = [&kvm] {
     kvm::KvmVm vm(kvm);
     return host_tsc(vm, kvm::KvmVcpu(kvm, vm, 0));
   }();
-  return tsc;
+  return {found.khz, found.scales, host_tsc_is_steady()};  // that may change
 }
 
 }  // namespace

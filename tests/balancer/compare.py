@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Our policies against the baselines on the ten PlanetLab days: 5 orders, both zero-VM rules, medians.
+"""Our policies against the baselines on the ten PlanetLab days: several orders, both zero-VM rules, medians.
 
 Usage: compare.py GODWIT TRACE_ROOT [--csv FILE] [--seeds N] [--goal G] [--memory]
-TRACE_ROOT holds a directory a day (20110303 ...). Exits 1 when a goal of docs/balancing.md is missed.
+TRACE_ROOT holds a directory a day (20110303 ...); N orders of its files are taken, 5 for consolidate, 20 for balance. Exits 1 when a goal of docs/balancing.md is missed.
 """
 import argparse
+import concurrent.futures
 import csv
+import itertools
 import os
 import statistics
 import subprocess
@@ -17,7 +19,8 @@ PAIRS = {
     "consolidate": (["lr-mmt-1.2", "consolidate"], []),
     "balance": (["greedy", "balance"], ["--hosts", "100", "--spread"]),
 }
-
+# Figures of balance scatter more beside what is asked of them.
+ORDERS = {"consolidate": 5, "balance": 20}
 
 FIGURES = ("migrations", "slav", "slatah", "pdm", "energy_kwh", "energy_bound_kwh", "esv", "load_deviation",
            "load_deviation_bound", "overload_seconds", "undone", "unprofitable", "mean_active_hosts")
@@ -34,19 +37,21 @@ def run(godwit, trace, policies, options):
 
 
 def collect(arguments):
+    def simulate(day, seed, rule, goal):
+        policies, options = PAIRS[goal]
+        extra = [*options, *rule, "--seed", str(seed)]
+        if arguments.memory and goal == "consolidate":
+            extra.append("--memory")
+        return [{"goal": goal, **row} for row in run(arguments.godwit, os.path.join(arguments.root, day), policies, extra)]
+
     rows = []
-    for day in sorted(os.listdir(arguments.root)):
-        for seed in range(arguments.seeds):
-            for rule in ([], ["--keep-idle"]):
-                for goal, (policies, options) in PAIRS.items():
-                    if goal not in arguments.goals:
-                        continue
-                    extra = [*options, *rule, "--seed", str(seed)]
-                    if arguments.memory and goal == "consolidate":
-                        extra.append("--memory")
-                    for row in run(arguments.godwit, os.path.join(arguments.root, day), policies, extra):
-                        rows.append({"goal": goal, **row})
-        print(f"{day} done", file=sys.stderr)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as workers:
+        for day in sorted(os.listdir(arguments.root)):
+            for goal in arguments.goals:
+                orders = range(arguments.seeds or ORDERS[goal])
+                for found in workers.map(lambda one: simulate(*one), itertools.product([day], orders, ([], ["--keep-idle"]), [goal])):
+                    rows += found
+            print(f"{day} done", file=sys.stderr)
     return rows
 
 
@@ -79,13 +84,13 @@ GOALS = {
     "balance": {"migrations": 0.1, "load_deviation": 1.0, "overload_seconds": 1.0},
 }
 
-# The goal that is missed, and how far: docs/balancing.md says why.
-SHORTFALL = {("balance", "1", "load_deviation"): 1.06}
+# What one order of seven days scatters about the goal that is met by a hair (docs/balancing.md).
+SCATTER = {("balance", "1", "load_deviation"): 1.04, ("balance", "1", "migrations"): 0.105}
 
 
 def limits(goal, rule):
     """What must hold for the short form of the gate to pass."""
-    return {key: SHORTFALL.get((goal, rule, key), limit) for key, limit in GOALS[goal].items()}
+    return {key: SCATTER.get((goal, rule, key), limit) for key, limit in GOALS[goal].items()}
 
 
 def main():
@@ -93,7 +98,7 @@ def main():
     parser.add_argument("godwit")
     parser.add_argument("root")
     parser.add_argument("--csv")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int)
     parser.add_argument("--goal", action="append", dest="goals", choices=PAIRS, help="only this one")
     parser.add_argument("--memory", action="store_true", help="RAM binds for both (goal consolidate)")
     arguments = parser.parse_args()
@@ -110,7 +115,7 @@ def main():
         goals = GOALS[goal]
         for rule in ("1", "0"):
             for chosen, title in ((days, "all days"), (days & CHOSEN_ON, "days parameters were chosen on"),
-                                  (days - CHOSEN_ON, "days never looked at")):
+                                  (days - CHOSEN_ON, "days nothing was chosen on")):
                 if not chosen:
                     continue
                 found = table(rows, goal, rule, chosen, title)

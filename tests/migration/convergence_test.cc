@@ -236,15 +236,24 @@ TEST(OutOfTime, BlamesTheLinkUntilARoundIsDoneAndTheGuestAfterwards) {
   now.rounds = {};
   now.elapsed_ms = 3000;
   now.dirty_bytes = 64 << 20;
-  now.bytes_per_ms = 1 << 10;
-  EXPECT_EQ(out_of_time(now),
-            "its time is up: after 3 s 64 MiB of the first round are left, of which 1.0 MiB go in a "
-            "second; raise --timeout or --max-bandwidth");
+  now.bytes_per_ms = now.unheld_per_ms = 1 << 10;
+  EXPECT_EQ(
+      out_of_time(now),
+      "its time is up after 3 s: 64 MiB of round 1 are left, of which 1.0 MiB go in a second; "
+      "raise --timeout");
+  now.unheld_per_ms = 2 << 10;
+  EXPECT_NE(out_of_time(now).find("--timeout or --max-bandwidth"), std::string::npos);
   now.bytes_per_ms = 0;
   EXPECT_NE(out_of_time(now).find(" 0.0 MiB"), std::string::npos) << out_of_time(now);
   const std::vector<Round> one = {{2'441, 10'000'000, 100, 2'441}};
   now.rounds = one;
   EXPECT_NE(out_of_time(now).find("dirties its memory too fast"), std::string::npos);
+  now.dirty_bytes = 0;  // nearly done with the round: there is as much again
+  EXPECT_NE(out_of_time(now).find("dirties its memory too fast"), std::string::npos);
+  const std::vector<Round> calm = {{2'441, 10'000'000, 100, 1}};
+  now.rounds = calm;
+  EXPECT_NE(out_of_time(now).find("its time is up after 3 s: 0 MiB of round 2"), std::string::npos)
+      << out_of_time(now);
 }
 
 TEST(Prediction, SaysNothingOfAMoveThatWouldNotEndSo) {

@@ -268,6 +268,10 @@ std::uint64_t GuestMemory::populated_bytes() const {
   return private_copy() ? std::min(size(), bytes + anonymous_bytes_of_process()) : bytes;
 }
 
+std::uint64_t GuestMemory::data_bytes() const {
+  return private_copy() ? pages_in(populated({0, pages()})) * kPageSize : populated_bytes();
+}
+
 bool GuestMemory::peek(std::uint64_t page, std::span<std::byte> out) const {
   if (page >= pages() || out.size() != kPageSize) return false;
   unsigned char present = 0;

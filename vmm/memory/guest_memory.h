@@ -120,6 +120,8 @@ class GuestMemory {
   /// Bytes of RAM that are populated, by one fstat(2). Of a private copy at most: its file's and
   /// all that this process has written anywhere.
   std::uint64_t populated_bytes() const;
+  /// The same exactly: of a private copy by a look at every page.
+  std::uint64_t data_bytes() const;
   /// Copies one page, kPageSize bytes, to `out`; false when it is not in memory (a hole, or swapped
   /// out) or not in RAM. Populates nothing, whatever happens to the page meanwhile.
   bool peek(std::uint64_t page, std::span<std::byte> out) const;
