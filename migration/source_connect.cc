@@ -13,7 +13,6 @@
 
 namespace godwit::migration {
 
-using memory::PageRange;
 using std::chrono::milliseconds;
 
 namespace {

@@ -30,11 +30,13 @@ TEST(ReportText, HasPredictionAndOutcomeSideBySide) {
 }
 
 TEST(ReportText, SaysWhoEncrypted) {
-  const auto text = [](const char* tls) { return report_text({{"tls", tls}}); };
+  const auto report = [](const char* tls) { return json{{"transport", "tcp"}, {"tls", tls}}; };
+  const auto text = [&](const char* tls) { return report_text(report(tls)); };
   EXPECT_NE(text("kernel").find("  encrypted  by TLS 1.3, in the kernel\n"), std::string::npos);
   EXPECT_NE(text("user").find("  encrypted  by TLS 1.3, in the guest's process\n"),
             std::string::npos);
   EXPECT_EQ(text("none").find("TLS"), std::string::npos);
+  EXPECT_NE(dry_run_text(report("user")).find("  encrypted  by TLS 1.3"), std::string::npos);
 }
 
 TEST(ReportText, SaysWhatCompressingHasSaved) {
