@@ -18,7 +18,7 @@ namespace {
 constexpr std::uint64_t kWindow =
     (32ull << 20) / kPageSize;      // pages waiting for their registration
 constexpr std::size_t kChain = 64;  // work requests posted at once, the last signalled
-constexpr std::uint64_t kMostInRequest = (64ull << 20) / kPageSize;
+constexpr std::uint64_t kMostInRequest = (64ull << 20) / kPageSize;  // pages
 constexpr std::size_t kMostRequested = 1024;  // regions: their answers fit into socket buffers
 
 constexpr int kGlanceMs = 20;          // between two looks at the wire while a marker is due

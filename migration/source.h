@@ -125,6 +125,7 @@ class Source {
   void fall_back(const std::string& why);
   RoundFacts wishes() const;
   double rate(double ms) const;
+  double travelled_share() const;
   Verdict judge(std::uint64_t dirty_pages);
   std::string why_not_in_time();
   std::uint64_t send_pass(const memory::PageBitmap& pending);

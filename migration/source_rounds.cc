@@ -97,6 +97,12 @@ double Source::rate(double ms) const {
   return ms > 0 ? static_cast<double>(report_.ram_bytes - sent_before_) / ms : 0;
 }
 
+/// Of the bytes of pages sent so far; with nothing on its way.
+double Source::travelled_share() const {
+  if (report_.ram_bytes == 0) return 1;
+  return std::min(1.0, static_cast<double>(wire_bytes()) / static_cast<double>(report_.ram_bytes));
+}
+
 // What to do at the end of a round, by all that is known of the rounds so far.
 Verdict Source::judge(std::uint64_t dirty_pages) {
   Round& last = report_.rounds.back();
@@ -105,10 +111,7 @@ Verdict Source::judge(std::uint64_t dirty_pages) {
   facts.dirty_bytes = dirty_pages * kPageSize;
   facts.bytes_per_ms = rate(sent_ms_);
   facts.unheld_per_ms = rate(sent_ms_ - held_ms_);
-  if (report_.ram_bytes > 0) {
-    const auto pages = static_cast<double>(report_.ram_bytes);
-    facts.wire_share = std::min(1.0, static_cast<double>(wire_bytes()) / pages);
-  }
+  facts.wire_share = travelled_share();
   facts.last_round_ms = last.ms;
   facts.elapsed_ms = elapsed_ms();
   facts.rounds = report_.rounds;
@@ -197,8 +200,7 @@ void Source::pace(std::uint64_t bytes) {
   if (ahead_ms(static_cast<double>(report_.ram_bytes + bytes) * wire_share_) <= 0) return;
   channel_->flush();  // what is on its way travels as fast as it can: that is no waiting
   const auto sent = static_cast<double>(wire_bytes());
-  if (report_.ram_bytes > 0)
-    wire_share_ = std::min(1.0, sent / static_cast<double>(report_.ram_bytes));
+  wire_share_ = travelled_share();
   const double due = sent + static_cast<double>(bytes) * wire_share_;
   struct Held {
     double& ms;

@@ -166,7 +166,7 @@ class Simulate(unittest.TestCase):
 
 class Gate(unittest.TestCase):
     """The seven days that no parameter was chosen on, both zero-VM rules, one order of the files. Goals are stated over the
-    medians of ten days and several orders: compare.py."""
+    medians of ten days and five orders: compare.py."""
 
     def ratios(self, goal, rule):
         baseline, ours = compare.PAIRS[goal][0]
