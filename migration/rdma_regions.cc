@@ -4,6 +4,8 @@
 #include <iterator>
 #include <utility>
 
+#include "vmm/sys/affinity.h"
+
 namespace godwit::migration {
 
 using memory::kPageSize;
@@ -94,7 +96,7 @@ void RdmaRegistrar::add(const PageRange& range) {
     waiting_.push_back(range);
   }
   changed_.notify_one();
-  const auto wanted = std::clamp(std::thread::hardware_concurrency() / 2, 1u, kMostThreads);
+  const auto wanted = std::clamp(sys::usable_cpus() / 2, 1u, kMostThreads);
   if (threads_.size() < wanted) threads_.emplace_back([this] { work(); });
 }
 

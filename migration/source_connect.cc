@@ -1,6 +1,5 @@
 // Source's way to the destination: at first, and back after a lost link in post-copy.
 #include <algorithm>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -10,6 +9,7 @@
 #include "migration/source.h"
 #include "migration/stream_door.h"
 #include "migration/tcp_channel.h"
+#include "vmm/sys/affinity.h"
 
 namespace godwit::migration {
 
@@ -57,7 +57,7 @@ void Source::connect() {
 unsigned Source::streams_to_ask_for() const {
   if (shared_ram_ || options_.mode == Mode::kPostCopy) return 1;
   if (options_.streams > 0) return std::min(options_.streams, kMaxStreams);
-  return std::clamp(std::thread::hardware_concurrency(), 1u, kMostByDefault);
+  return std::clamp(sys::usable_cpus(), 1u, kMostByDefault);
 }
 
 /// On each of so many connections.

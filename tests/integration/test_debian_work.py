@@ -6,10 +6,8 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import threading
 import time
-import unittest
 
 from harness import PATIENCE
 from shell_guest import host
@@ -197,14 +195,6 @@ class Redis:
         self.thread.join(60 * PATIENCE)
 
 
-class FallsSilent(Exception):
-    """The guest stands still for good or takes a triple fault, without a word of its kernel."""
-
-
-# QEMU's emulation of nested virtualisation does that to a guest once in 10 to 40 moves (docs/performance.md): there it is no
-# failure by itself, another guest makes the moves that are left. Wrong data, and what a kernel complains of, always is one.
-GUESTS_AT_MOST = 3 if os.environ.get("GODWIT_RUNNER") and "hypervisor" in open("/proc/cpuinfo").read() else 1
-
 FIO = ("fio --name=v --filename=/dev/vdb --rw=randwrite --bsrange=4k-64k --size=16M --rate=4m --ioengine=libaio --iodepth=8 --direct=1 "
        "--verify=crc32c --verify_fatal=1")
 
@@ -221,26 +211,24 @@ class DebianMovesTest(WorkCase):
         guest.type("stress-ng --vm 2 --vm-bytes 16M --vm-keep --verify --timeout 0 > /tmp/stress 2>&1 & stress=$!\n")
         guest.type(f"(while [ ! -e /tmp/stop ]; do {FIO} > /tmp/fio 2>&1 && echo pass >> /tmp/passes || cat /tmp/fio | tee -a /tmp/failed; done) & fio=$!\n")
         self.wait_for("redis", lambda: subprocess.run(["redis-cli", "-h", "10.99.0.2", "ping"], capture_output=True).stdout == b"PONG\n", 20)
-        return guest, Stream(connection), Redis("10.99.0.2")
+        stream, redis = Stream(connection), Redis("10.99.0.2")
+        self.addCleanup(stream.stop.set)
+        self.addCleanup(redis.stop.set)
+        return guest, stream, redis
 
     def goes_on(self, guest, stream):
         """What is sent to it comes back."""
         before, deadline = stream.received, time.monotonic() + 10 * PATIENCE
         while stream.received < before + 16384:
             self.assertIsNone(stream.error)
-            if time.monotonic() > deadline:
-                raise FallsSilent("falls silent")
-            if not guest.alive():
-                self.assertIn("triple fault", guest.err.text())
-                raise FallsSilent("takes a triple fault")
+            self.assertTrue(guest.alive(), guest.err.text())
+            self.assertLess(time.monotonic(), deadline, "the guest falls silent")
             time.sleep(0.05)
 
     def move(self, source, number, tap):
         there = self.receive(listen=f"{os.environ['GODWIT_RDMA_ADDRESS']}:0", more=self.card(tap))
         status, out, err = self.godwit("migrate", source.api, "--to", there.address, "--transport", "rdma", "--throttle", "90",
                                        "--json", seconds=90)
-        if status != 0 and source.err.find("triple fault"):
-            raise FallsSilent("takes a triple fault")
         self.assertEqual(status, 0, out + err)
         self.ended(source, 0)
         report = json.loads(out)
@@ -261,43 +249,12 @@ class DebianMovesTest(WorkCase):
         self.assertIn(hashlib.sha256(self.second.read_bytes()).hexdigest(), written)
         self.ends_with_a_clean_disk(guest)
 
-    def moves_at_work(self, first):
-        """Moves a new guest until there have been ten; how many there have been."""
-        guest, stream, redis = self.begin_work()
-        number = first
-        try:
-            self.goes_on(guest, stream)
-            while number < self.MOVES:
-                guest = self.move(guest, number, (number - first + 1) % 2)
-                self.goes_on(guest, stream)
-                number += 1
-            self.finish_work(guest, stream, redis)
-        except FallsSilent as how:
-            print(f"after {number} moves and a begun one the guest {how}", flush=True)
-            self.assertNotRegex(guest.out.text(), "(?i)verify: bad|BUG:|call trace")
-        finally:
-            print(f"{number - first} moves, longest silence of the stream {stream.silence * 1000:.0f} ms, longest stall of redis {redis.stall_ms:.0f} ms "
-                  f"in {redis.requests} requests", flush=True)
-            redis.stop.set()
-            stream.stop.set()
-        return number
-
     def test_ten_moves_by_rdma_under_load_leave_nothing_broken(self):
-        moves = 0
-        for _ in range(GUESTS_AT_MOST):
-            moves = self.moves_at_work(moves)
-            if moves == self.MOVES:
-                return
-            for process in self.processes:
-                process.end()
-        lost = f"{GUESTS_AT_MOST} guests did not live through ten moves, but through {moves}"
-        if GUESTS_AT_MOST == 1:
-            self.fail(lost)
-        self.skipTest(f"the emulator lost too many guests: {lost}")
-
-
-NOT_HERE = 77  # CTest counts it as skipped
-
-if __name__ == "__main__":
-    result = unittest.main(verbosity=2, exit=False).result
-    sys.exit(1 if not result.wasSuccessful() else NOT_HERE if result.skipped else 0)
+        guest, stream, redis = self.begin_work()
+        self.goes_on(guest, stream)
+        for number in range(self.MOVES):
+            guest = self.move(guest, number, (number + 1) % 2)
+            self.goes_on(guest, stream)
+        self.finish_work(guest, stream, redis)
+        print(f"longest silence of the stream {stream.silence * 1000:.0f} ms, longest stall of redis {redis.stall_ms:.0f} ms "
+              f"in {redis.requests} requests", flush=True)

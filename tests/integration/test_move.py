@@ -57,14 +57,16 @@ class MoveCase(Case):
 
 
 class MoveTest(MoveCase):
-    # Two vCPUs that never rest meet the emulator's fault (ci/test) in nearly every run: there they rest, and move less often.
-    BUSY, TIMES = ("rate=8", 5) if os.environ.get("GODWIT_RUNNER") else ("", 10)
-
     def test_time_and_again_back_and_forth_with_one_vcpu(self):
-        self.there_and_back(1, 2, self.BUSY, self.TIMES)
+        self.there_and_back(1, 2, "", 10)
 
     def test_time_and_again_back_and_forth_with_two_vcpus(self):
-        self.there_and_back(2, 2, self.BUSY, self.TIMES)
+        self.there_and_back(2, 2, "", 10)
+
+    def test_memory_above_4_gib_moves(self):
+        _, reports = self.there_and_back(1, 4, "base=4096 rate=8", 2, memory="5G")
+        self.assertLess(reports[0]["bytes"]["ram"], 64 << 20, "holes were sent")
+        self.assertGreater(reports[0]["pages"]["hole"], 1_000_000)
 
     def test_the_report_adds_up(self):
         _, reports = self.there_and_back(1, 8, "rate=8", 1)
@@ -206,15 +208,6 @@ class MoveTest(MoveCase):
         self.ended(move, 4)
         self.assertEqual(source.state(), "running")
         self.ended(first, 1)
-
-
-class LargeMoveTest(MoveCase):
-    """In the runner this guest takes a triple fault in about one run of five, moved or not; natively never. Why is open."""
-
-    def test_memory_above_4_gib_moves(self):
-        _, reports = self.there_and_back(1, 4, "base=4096 rate=8", 2, memory="5G")
-        self.assertLess(reports[0]["bytes"]["ram"], 64 << 20, "holes were sent")
-        self.assertGreater(reports[0]["pages"]["hole"], 1_000_000)
 
 
 class HugePagesTest(Case):
