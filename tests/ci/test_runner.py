@@ -19,7 +19,7 @@ SLACK = 400  # seconds for a boot on a busy machine; about 10 on a quiet one
 INSIDE = r"""
 echo "to stdout"; echo "to stderr" >&2
 echo "cwd $PWD"; cat ../mark; echo "arguments $0 $1"
-echo "memlock $(ulimit -l)"; echo "seen $GODWIT_SEEN"
+echo "memlock $(ulimit -l)"; echo "seen $GODWIT_SEEN"; echo "cpus $(taskset -cp $$ | grep -o "[^ ]*$")"
 echo "port $(cat /sys/class/infiniband/*/ports/1/state)"
 echo "mtu $(cat /sys/class/net/$(ip -o addr show | awk -v a="$GODWIT_RDMA_ADDRESS" 'index($4, a "/") {print $2}')/mtu)"
 python3 -c 'import fcntl; print("kvm", fcntl.ioctl(open("/dev/kvm"), 0xAE00))'
@@ -124,7 +124,7 @@ class RunnerTest(unittest.TestCase):
         self.assertEqual(status, 3, out + err)
         self.assertEqual(out.splitlines(), [
             "to stdout", f"cwd {self.folder}/sub folder", "the checkout is visible", "arguments zero it's $HOME; one",
-            "memlock unlimited", "seen a 'quoted' word", "port 4: ACTIVE", "mtu 9000", "kvm 12"])
+            "memlock unlimited", "seen a 'quoted' word", "cpus 1,2", "port 4: ACTIVE", "mtu 9000", "kvm 12"])
         self.assertIn("to stderr", err.splitlines())
         self.assertEqual((self.out / "back").read_text(), "back\n")
         self.assertFalse((self.folder / "lost").exists(), "the machine wrote into the checkout")
