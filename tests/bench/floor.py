@@ -1,12 +1,14 @@
-"""What the device and the kernel take for what a move by RDMA cannot do without, measured beside the moves."""
+"""What the device and the kernel take for what a move cannot do without, measured beside the moves."""
 
 import ctypes
 import mmap
 import os
 import re
+import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from harness import free_port
 
@@ -45,8 +47,9 @@ def registration_ms(mib, address):
     return took
 
 
-def making_cpu_ms(mib):
-    """Milliseconds of CPU in which the kernel makes (clears) so many MiB of a memfd in pages of 2 MiB: what no cold destination can save."""
+@contextmanager
+def fresh_memory(mib):
+    """So many MiB of a memfd that were made (cleared) just now, in pages of 2 MiB; and the milliseconds of CPU which that took the kernel."""
     collapse = 25  # MADV_COLLAPSE: whatever the machine's setting for huge pages is; it takes one page that is there
     fd = os.memfd_create("floor")
     os.ftruncate(fd, mib * MIB)
@@ -56,9 +59,36 @@ def making_cpu_ms(mib):
             for block in range(0, len(memory), 2 * MIB):
                 memory[block] = 0
             memory.madvise(collapse)
-            return (time.thread_time() - began) * 1000
+            yield memory, (time.thread_time() - began) * 1000
     finally:
         os.close(fd)
+
+
+def making_cpu_ms(mib):
+    """What no cold destination can save."""
+    with fresh_memory(mib) as (_, milliseconds):
+        return milliseconds
+
+
+def tcp_cpu_s(mib, address):
+    """Seconds of CPU of both ends of one connection over which so many MiB come into memory that is made for them: no move by TCP takes less."""
+    def send(connection):
+        began, block = time.thread_time(), memoryview(bytes(MIB))
+        with connection:
+            for _ in range(mib):
+                connection.sendall(block)
+        return time.thread_time() - began
+
+    with socket.create_server((address, 0)) as server, ThreadPoolExecutor(1) as pool, fresh_memory(mib) as (memory, milliseconds):
+        sender = pool.submit(send, socket.create_connection(server.getsockname()))
+        began, at = time.thread_time(), 0
+        with server.accept()[0] as connection, memoryview(memory) as view:
+            while at < len(memory):
+                count = connection.recv_into(view[at:at + MIB], 0, socket.MSG_WAITALL)
+                if count == 0:
+                    raise RuntimeError(f"the connection ended after {at} bytes")
+                at += count
+        return time.thread_time() - began + milliseconds / 1000 + sender.result()
 
 
 def device_of(address):
