@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Our policies against the baselines on the ten PlanetLab days: 5 orders, both zero-VM rules, medians.
+"""Our policies against the baselines on the ten PlanetLab days: 5 orders, both zero-VM rules, medians of the ratios of runs.
 
 Usage: compare.py GODWIT TRACE_ROOT [--csv FILE] [--seeds N] [--goal G] [--memory]
 TRACE_ROOT holds a directory a day (20110303 ...). Exits 1 when a goal of docs/balancing.md is missed.

@@ -49,19 +49,24 @@ def registration_ms(mib, address):
 
 @contextmanager
 def fresh_memory(mib):
-    """So many MiB of a memfd that were made (cleared) just now, in pages of 2 MiB; and the milliseconds of CPU which that took the kernel."""
-    collapse = 25  # MADV_COLLAPSE: whatever the machine's setting for huge pages is; it takes one page that is there
-    fd = os.memfd_create("floor")
-    os.ftruncate(fd, mib * MIB)
-    try:
-        with mmap.mmap(fd, mib * MIB) as memory:
-            began = time.thread_time()
-            for block in range(0, len(memory), 2 * MIB):
-                memory[block] = 0
-            memory.madvise(collapse)
-            yield memory, (time.thread_time() - began) * 1000
-    finally:
+    """So many MiB (an even number) of a memfd that were made (cleared) just now, in pages of 2 MiB; and the milliseconds of CPU which that took the kernel."""
+    collapse, fixed = 25, 0x10  # MADV_COLLAPSE: whatever the machine's setting for huge pages is; MAP_FIXED
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+    size, fd = mib * MIB, os.memfd_create("floor")
+    os.ftruncate(fd, size)
+    with mmap.mmap(-1, size + 2 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as room:
+        begin = -(-ctypes.addressof(ctypes.c_char.from_buffer(room)) // (2 * MIB)) * 2 * MIB
+        if libc.mmap(begin, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | fixed, fd, 0) != begin:
+            raise OSError(ctypes.get_errno(), "mmap")
         os.close(fd)
+        with memoryview((ctypes.c_char * size).from_address(begin)).cast("B") as memory:
+            began = time.thread_time()
+            for block in range(0, size, 2 * MIB):  # it takes one page of each that is there
+                memory[block] = 0
+            if libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(size), collapse) != 0:
+                raise OSError(ctypes.get_errno(), "MADV_COLLAPSE")
+            yield memory, (time.thread_time() - began) * 1000
 
 
 def making_cpu_ms(mib):
@@ -82,9 +87,9 @@ def tcp_cpu_s(mib, address):
     with socket.create_server((address, 0)) as server, ThreadPoolExecutor(1) as pool, fresh_memory(mib) as (memory, milliseconds):
         sender = pool.submit(send, socket.create_connection(server.getsockname()))
         began, at = time.thread_time(), 0
-        with server.accept()[0] as connection, memoryview(memory) as view:
+        with server.accept()[0] as connection:
             while at < len(memory):
-                count = connection.recv_into(view[at:at + MIB], 0, socket.MSG_WAITALL)
+                count = connection.recv_into(memory[at:at + MIB], 0, socket.MSG_WAITALL)
                 if count == 0:
                     raise RuntimeError(f"the connection ended after {at} bytes")
                 at += count
