@@ -53,13 +53,16 @@ def fresh_memory(mib):
     collapse, fixed = 25, 0x10  # MADV_COLLAPSE: whatever the machine's setting for huge pages is; MAP_FIXED
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
-    size, fd = mib * MIB, os.memfd_create("floor")
-    os.ftruncate(fd, size)
-    with mmap.mmap(-1, size + 2 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as room:
+    size = mib * MIB
+    with mmap.mmap(-1, size + 2 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as room:  # what it has is gone with it
         begin = -(-ctypes.addressof(ctypes.c_char.from_buffer(room)) // (2 * MIB)) * 2 * MIB
-        if libc.mmap(begin, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | fixed, fd, 0) != begin:
-            raise OSError(ctypes.get_errno(), "mmap")
-        os.close(fd)
+        fd = os.memfd_create("floor")
+        try:
+            os.ftruncate(fd, size)
+            if libc.mmap(begin, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | fixed, fd, 0) != begin:
+                raise OSError(ctypes.get_errno(), "mmap")
+        finally:
+            os.close(fd)
         with memoryview((ctypes.c_char * size).from_address(begin)).cast("B") as memory:
             began = time.thread_time()
             for block in range(0, size, 2 * MIB):  # it takes one page of each that is there
@@ -76,7 +79,8 @@ def making_cpu_ms(mib):
 
 
 def tcp_cpu_s(mib, address):
-    """Seconds of CPU of both ends of one connection over which so many MiB come into memory that is made for them: no move by TCP takes less."""
+    """Seconds of CPU of both ends of one connection over which so many MiB are copied into memory that is made for them: a move that copies at both ends
+    takes that beside all else."""
     def send(connection):
         began, block = time.thread_time(), memoryview(bytes(MIB))
         with connection:
@@ -84,6 +88,7 @@ def tcp_cpu_s(mib, address):
                 connection.sendall(block)
         return time.thread_time() - began
 
+    socket.setdefaulttimeout(60)
     with socket.create_server((address, 0)) as server, ThreadPoolExecutor(1) as pool, fresh_memory(mib) as (memory, milliseconds):
         sender = pool.submit(send, socket.create_connection(server.getsockname()))
         began, at = time.thread_time(), 0

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+import unittest
 
 from harness import PATIENCE
 from shell_guest import host
@@ -212,9 +213,14 @@ class DebianMovesTest(WorkCase):
         guest.type(f"(while [ ! -e /tmp/stop ]; do {FIO} > /tmp/fio 2>&1 && echo pass >> /tmp/passes || cat /tmp/fio | tee -a /tmp/failed; done) & fio=$!\n")
         self.wait_for("redis", lambda: subprocess.run(["redis-cli", "-h", "10.99.0.2", "ping"], capture_output=True).stdout == b"PONG\n", 20)
         stream, redis = Stream(connection), Redis("10.99.0.2")
-        self.addCleanup(stream.stop.set)
-        self.addCleanup(redis.stop.set)
+        self.addCleanup(self.stop_work, stream, redis)
         return guest, stream, redis
+
+    def stop_work(self, stream, redis):
+        stream.stop.set()
+        redis.stop.set()
+        print(f"longest silence of the stream {stream.silence * 1000:.0f} ms, longest stall of redis {redis.stall_ms:.0f} ms "
+              f"in {redis.requests} requests", flush=True)
 
     def goes_on(self, guest, stream):
         """What is sent to it comes back."""
@@ -256,5 +262,7 @@ class DebianMovesTest(WorkCase):
             guest = self.move(guest, number, (number + 1) % 2)
             self.goes_on(guest, stream)
         self.finish_work(guest, stream, redis)
-        print(f"longest silence of the stream {stream.silence * 1000:.0f} ms, longest stall of redis {redis.stall_ms:.0f} ms "
-              f"in {redis.requests} requests", flush=True)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
