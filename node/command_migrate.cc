@@ -233,7 +233,7 @@ int migrate_command(const Words& words) {
       .value(
           "streams", "N",
           "connections that carry pages by TCP, 1 to 16, or queue pairs of an RDMA port, 1 to 8; "
-          "0: by TCP as many as CPUs, at most 4; by RDMA as many as the link needs",
+          "0: by TCP as many as usable CPUs, at most 4; by RDMA as many as the link needs",
           "0")
       .value("rdma-ports", "N",
              "up to that many RDMA ports, 1 to 4, where both ends have as many on one network", "1")

@@ -20,7 +20,6 @@ PAIRS = {
     "balance": (["greedy", "balance"], ["--hosts", "100", "--spread"]),
 }
 
-
 FIGURES = ("migrations", "slav", "slatah", "pdm", "energy_kwh", "energy_bound_kwh", "esv", "load_deviation",
            "load_deviation_bound", "overload_seconds", "undone", "unprofitable", "mean_active_hosts")
 
@@ -57,14 +56,14 @@ def ratio(left, right):
     return right / left if left else float("inf") if right else 0.0
 
 
+def medians(rows, policy):
+    return {key: statistics.median(float(r[key]) for r in rows if r["policy"] == policy) for key in FIGURES}
+
+
 def ratios(rows, baseline, ours):
     """Ours to the baseline's: of medians, as goals are stated over medians of all runs."""
-    result = {}
-    for key in FIGURES:
-        left, right = (statistics.median(float(r[key]) for r in rows if r["policy"] == policy)
-                       for policy in (baseline, ours))
-        result[key] = ratio(left, right)
-    return result
+    left, right = medians(rows, baseline), medians(rows, ours)
+    return {key: ratio(left[key], right[key]) for key in FIGURES}
 
 
 def ratios_of_runs(rows, baseline, ours):
@@ -83,10 +82,9 @@ def table(rows, goal, rule, days, title):
     found, of_runs = ratios(chosen, baseline, ours), ratios_of_runs(chosen, baseline, ours)
     print(f"\n{goal}, idle guests {'removed' if rule == '1' else 'kept'}, {title} ({len(chosen) // 2} runs)")
     print(f"  {'':20}{baseline:>14}{ours:>14}{'of medians':>12}{'of runs':>10}")
+    left, right = medians(chosen, baseline), medians(chosen, ours)
     for key in FIGURES:
-        left, right = (statistics.median(float(r[key]) for r in chosen if r["policy"] == policy)
-                       for policy in (baseline, ours))
-        print(f"  {key:20}{left:14.6g}{right:14.6g}{found[key]:12.4f}{of_runs[key]:10.4f}")
+        print(f"  {key:20}{left[key]:14.6g}{right[key]:14.6g}{found[key]:12.4f}{of_runs[key]:10.4f}")
     return found
 
 

@@ -88,9 +88,9 @@ def tcp_cpu_s(mib, address):
                 connection.sendall(block)
         return time.thread_time() - began
 
-    socket.setdefaulttimeout(60)
     with socket.create_server((address, 0)) as server, ThreadPoolExecutor(1) as pool, fresh_memory(mib) as (memory, milliseconds):
-        sender = pool.submit(send, socket.create_connection(server.getsockname()))
+        server.settimeout(60)
+        sender = pool.submit(send, socket.create_connection(server.getsockname(), timeout=60))
         began, at = time.thread_time(), 0
         with server.accept()[0] as connection:
             while at < len(memory):

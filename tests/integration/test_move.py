@@ -11,7 +11,7 @@ from pathlib import Path
 from harness import PATIENCE, Case
 
 
-class MoveCase(Case):
+class MoveTest(Case):
     def move(self, source, destination, *words, seconds=60):
         """Moves the guest, as the user would; checks the report and that the source has ended."""
         status, out, err = self.godwit("migrate", source.api, "--to", destination.address, "--transport", "tcp",
@@ -55,8 +55,6 @@ class MoveCase(Case):
         self.assertEqual(times, sorted(times))
         return hosts, reports
 
-
-class MoveTest(MoveCase):
     def test_time_and_again_back_and_forth_with_one_vcpu(self):
         self.there_and_back(1, 2, "", 10)
 

@@ -1,13 +1,14 @@
 #include "vmm/sys/schedstat.h"
 
 #include <gtest/gtest.h>
-#include <sched.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <thread>
+
+#include "tests/vmm/sys/on_one_cpu.h"
 
 namespace godwit::sys {
 namespace {
@@ -34,13 +35,7 @@ TEST(Schedstat, CountsTheWaitForABusyCpu) {
     EXPECT_FALSE(run_delay_ns(::gettid()));
     return;
   }
-  cpu_set_t before, one;
-  ASSERT_EQ(::sched_getaffinity(0, sizeof before, &before), 0);
-  CPU_ZERO(&one);
-  for (int cpu = 0; cpu < CPU_SETSIZE && CPU_COUNT(&one) == 0; ++cpu) {
-    if (CPU_ISSET(cpu, &before)) CPU_SET(cpu, &one);
-  }
-  ASSERT_EQ(::sched_setaffinity(0, sizeof one, &one), 0);
+  const OnOneCpu one;
   std::atomic<bool> stop = false;
   std::thread rival([&] {
     while (!stop) {
@@ -53,7 +48,6 @@ TEST(Schedstat, CountsTheWaitForABusyCpu) {
   const auto end = run_delay_ns(::gettid());
   stop = true;
   rival.join();
-  EXPECT_EQ(::sched_setaffinity(0, sizeof before, &before), 0);
   ASSERT_TRUE(start && end);
   EXPECT_GT(*end - *start, 50'000'000u);
 }
