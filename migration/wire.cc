@@ -26,6 +26,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kPingEvery{200};
+constexpr std::size_t kWorthWaking = 256 << 10;  // bytes that have come, of many
 
 void set_option(int fd, int level, int name, int value) {
   ::setsockopt(fd, level, name, &value, sizeof value);  // a UNIX socket (tests) has none of these
@@ -43,6 +44,26 @@ std::span<iovec> drop_front(std::span<iovec> parts, std::size_t done) {
   }
   return parts;
 }
+
+std::size_t bytes_in(std::span<const iovec> parts) {
+  std::size_t bytes = 0;
+  for (const iovec& part : parts) bytes += part.iov_len;
+  return bytes;
+}
+
+/// While it lives, a socket is not readable before so many bytes have come, its buffer is full, or
+/// the peer has closed.
+class LowWater {
+ public:
+  LowWater(int fd, std::size_t bytes) : fd_(fd) { set(static_cast<int>(bytes)); }
+  LowWater(const LowWater&) = delete;
+  LowWater& operator=(const LowWater&) = delete;
+  ~LowWater() { set(1); }
+
+ private:
+  void set(int bytes) const { set_option(fd_, SOL_SOCKET, SO_RCVLOWAT, bytes); }
+  int fd_;
+};
 
 /// What TLS complains of is the peer's fault, or ours in its eyes.
 template <typename Call>
@@ -100,6 +121,13 @@ void Wire::wait(short events) {
   }
 }
 
+// Woken for every segment, a thread takes longer to wake than to read.
+void Wire::wait_for_bytes(std::size_t bytes) {
+  if (tls_) return wait(POLLIN);
+  const LowWater low_water(fd(), std::min(bytes, kWorthWaking));
+  wait(POLLIN);
+}
+
 /// As sendmsg(2).
 ssize_t Wire::try_send(std::span<iovec> parts, bool more) {
   if (tls_) {
@@ -136,8 +164,7 @@ void Wire::send_json(MessageKind kind, const std::string& text) {
 }
 
 void Wire::send_parts(FrameHeader header, std::span<iovec> parts, bool guest_ram) {
-  header.length = 0;
-  for (const iovec& part : parts.subspan(1)) header.length += part.iov_len;
+  header.length = bytes_in(parts.subspan(1));
   parts[0] = {&header, sizeof header};
   const auto by_reference = [&](const iovec& part) {
     return guest_ram && part.iov_len >= kWorthSplicing && splices();
@@ -304,7 +331,7 @@ void Wire::receive_parts(std::span<iovec> parts) {
     if (got == 0) throw ChannelError("the peer closed the connection");
     if (got < 0) {
       if (errno != EAGAIN && errno != EINTR) fail("receive from the peer");
-      wait(POLLIN);
+      wait_for_bytes(bytes_in(parts));
       continue;
     }
     parts = drop_front(parts, static_cast<std::size_t>(got));

@@ -122,6 +122,7 @@ class Wire {
   ssize_t try_receive(std::span<iovec> parts);
   bool poll_socket(short events, int most_ms);
   void wait(short events);
+  void wait_for_bytes(std::size_t bytes);
   [[noreturn]] static void fail(const char* doing);
   [[noreturn]] void fail_send();
   void ping_if_due();

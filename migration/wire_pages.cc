@@ -69,7 +69,7 @@ void Wire::receive_into_file(int file, std::uint64_t offset, std::uint64_t bytes
       pollfd urgent{fd(), POLLPRI, 0};
       if (::poll(&urgent, 1, 0) == 1 && (urgent.revents & POLLPRI) != 0)
         throw ChannelError("the peer sent urgent data, which the protocol does not know");
-      wait(POLLIN);
+      wait_for_bytes(bytes);
       continue;
     }
     bytes -= static_cast<std::uint64_t>(got);

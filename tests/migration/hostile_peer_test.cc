@@ -3,9 +3,12 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <future>
 #include <random>
+#include <thread>
 
 #include "migration/destination.h"
 #include "migration/tcp_channel.h"
@@ -99,6 +102,38 @@ TEST(HostilePeer, AStreamThatEndsHalfway) {
   for (const std::size_t size : {48ul, 60ul, 5000ul, 40'000ul, long_one.size() - 1}) {
     EXPECT_EQ(answer_to(long_one.substr(0, size)), "the peer closed the connection") << size;
   }
+}
+
+// The destination is not woken for a few bytes of many (SO_RCVLOWAT), but for the last of them, for
+// what comes after them, and for the end.
+TEST(HostilePeer, OneThatSendsInDribbles) {
+  auto [peer, ours] = testing::tcp_pair();
+  GuestMemory memory(kPages * kPageSize);
+  Wire wire(std::move(ours));
+  TcpChannel channel(wire, memory, Role::kDestination);
+  const std::vector<PageRange> many = {{1, kPages - 1}};
+  const std::string payload = pages_payload(1, many, many[0].bytes());
+  const std::string pages = frame(MessageKind::kPages, payload.size(), payload);
+  constexpr std::size_t kDribble = 30'000;
+  auto dribbling = std::async(std::launch::async, [&] {
+    for (std::size_t at = 0; at < pages.size(); at += kDribble) {
+      send_raw(peer, pages.data() + at, std::min(kDribble, pages.size() - at));
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    const std::string abort = frame(MessageKind::kAbort, 0);
+    for (const char& byte : abort) {
+      send_raw(peer, &byte, 1);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    send_raw(peer, pages.data(), pages.size() / 2);
+    ::shutdown(peer.get(), SHUT_WR);
+  });
+  EXPECT_EQ(channel.receive(10'000).kind, MessageKind::kAbort);
+  EXPECT_EQ(memory.page_bytes({0, 1})[0], std::byte{0});
+  EXPECT_EQ(memory.page_bytes({1, 1})[0], std::byte{'x'});
+  EXPECT_EQ(memory.page_bytes({kPages - 1, 1})[kPageSize - 1], std::byte{'x'});
+  EXPECT_THROW(channel.receive(10'000), ChannelError);
+  dribbling.get();
 }
 
 TEST(HostilePeer, RandomFramesEndInAnError) {
