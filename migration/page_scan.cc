@@ -1,5 +1,6 @@
 #include "migration/page_scan.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -25,6 +26,8 @@ bool all_zero(std::span<const std::byte> bytes) {
 
 namespace {
 
+constexpr std::uint64_t kFew = 32;
+
 void append(std::vector<PageRange>& runs, std::uint64_t page) {
   if (!runs.empty() && runs.back().end() == page) {
     ++runs.back().count;
@@ -45,6 +48,17 @@ ScannedPages scan_pages(const memory::GuestMemory& memory, std::span<const PageR
     }
   }
   return result;
+}
+
+std::vector<PageRange> strays(const memory::PageBitmap& missing) {
+  std::vector<PageRange> found;
+  for (std::uint64_t at = 0; at < missing.pages(); at += memory::kHugePagePages) {
+    const auto lacking =
+        missing.ranges({at, std::min(memory::kHugePagePages, missing.pages() - at)});
+    if (memory::pages_in(lacking) <= kFew)
+      found.insert(found.end(), lacking.begin(), lacking.end());
+  }
+  return found;
 }
 
 }  // namespace godwit::migration

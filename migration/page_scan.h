@@ -1,4 +1,5 @@
-// Which pages are worth sending: the zero test of the first pass and of pages that became zero.
+// Which pages are worth sending: the zero test of the first pass and of pages that became zero, and
+// before post-copy those that few others of their block are missing with.
 #pragma once
 
 #include <cstddef>
@@ -6,6 +7,7 @@
 #include <vector>
 
 #include "vmm/memory/guest_memory.h"
+#include "vmm/memory/page_bitmap.h"
 
 namespace godwit::migration {
 
@@ -21,5 +23,9 @@ struct ScannedPages {
 /// Sorts the pages of `ranges` (ascending) by content, as it is right now.
 ScannedPages scan_pages(const memory::GuestMemory& memory,
                         std::span<const memory::PageRange> ranges);
+
+/// Of the pages in `missing` those in blocks of 2 MiB that lack at most 32, maximal runs within a
+/// block, ascending.
+std::vector<memory::PageRange> strays(const memory::PageBitmap& missing);
 
 }  // namespace godwit::migration

@@ -11,20 +11,19 @@ namespace godwit::migration {
 using memory::PageRange;
 
 namespace {
-constexpr std::uint64_t kBlockPages = (2u << 20) / memory::kPageSize;
 constexpr std::size_t kFull = 2;                      // jobs: one under way, one to go on with
 constexpr std::chrono::milliseconds kHeedEvery{500};  // while nothing is to be sent
 }  // namespace
 
 std::size_t stream_of(std::uint64_t page, std::size_t streams) {
-  return (page / kBlockPages) % streams;
+  return (page / memory::kHugePagePages) % streams;
 }
 
 std::vector<std::vector<PageRange>> spread(std::span<const PageRange> ranges, std::size_t streams) {
   std::vector<std::vector<PageRange>> parts(streams);
   for (PageRange rest : ranges) {
     while (rest.count > 0) {
-      const std::uint64_t in_block = kBlockPages - rest.first % kBlockPages;
+      const std::uint64_t in_block = memory::kHugePagePages - rest.first % memory::kHugePagePages;
       const PageRange piece{rest.first, std::min(rest.count, in_block)};
       parts[stream_of(piece.first, streams)].push_back(piece);
       rest = {piece.end(), rest.count - piece.count};

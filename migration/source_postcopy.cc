@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "migration/page_scan.h"
 #include "migration/page_server.h"
 #include "migration/rdma_channel.h"
 #include "migration/source.h"
@@ -19,21 +20,27 @@ void Source::watch_hot_pages() {
   wire_->wait_for(wire_->interrupt_fd(), static_cast<int>(kHotWindowMs));
 }
 
-// As many as the downtime limit has room for.
+// As many as the downtime limit has room for. With them the last few that blocks of 2 MiB lack: a
+// huge page of which anything is missing leaves the destination's page tables whole, KVM's too, and
+// the guest would stop for each of its other pages.
 void Source::send_hot_pages(const PageBitmap& hot, PageBitmap& missing) {
   const auto start = Clock::now();
   const std::uint64_t before = report_.pages.sent;
   RoundFacts facts = wishes();
   facts.unheld_per_ms = rate(sent_ms_ - held_ms_);
   std::uint64_t left = most_hot_pages(facts);
-  std::vector<PageRange> along;
-  for (const PageRange& range : hot.ranges()) {
-    if (left == 0) break;
-    along.push_back({range.first, std::min(range.count, left)});
-    left -= along.back().count;
-    missing.reset(along.back());
-  }
-  send_chunk(along);
+  PageBitmap along(missing.pages());
+  const auto take = [&](const std::vector<PageRange>& ranges) {
+    for (const PageRange& range : ranges) {
+      const PageRange piece{range.first, std::min(range.count, left)};
+      along.set(piece);
+      missing.reset(piece);
+      left -= piece.count;
+    }
+  };
+  take(hot.ranges());
+  take(strays(missing));
+  send_chunk(along.ranges());
   const std::uint64_t pages = report_.pages.sent - before;
   report_.rounds.push_back({pages, pages * kPageSize, ms_since(start), missing.count()});
 }

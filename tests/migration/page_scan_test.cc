@@ -29,5 +29,16 @@ TEST(PageScan, SortsPagesIntoMaximalRuns) {
   EXPECT_EQ(scanned.zero, (std::vector<PageRange>{{9, 1}, {13, 1}, {21, 2}}));
 }
 
+TEST(PageScan, StraysAreOfBlocksThatLackFew) {
+  memory::PageBitmap missing(3 * 512 + 100);
+  missing.set({5, 1});
+  missing.set({510, 2 + 33});  // the second block lacks 33
+  missing.set({2 * 512 + 7, 32});
+  missing.set({3 * 512 + 99, 1});
+  EXPECT_EQ(strays(missing),
+            (std::vector<PageRange>{{5, 1}, {510, 2}, {2 * 512 + 7, 32}, {3 * 512 + 99, 1}}));
+  EXPECT_TRUE(strays(memory::PageBitmap(512)).empty());
+}
+
 }  // namespace
 }  // namespace godwit::migration

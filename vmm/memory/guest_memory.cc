@@ -23,8 +23,7 @@ namespace {
 
 constexpr std::uint64_t kLowRamEnd = std::uint64_t{3} << 30;     // below it RAM, above it devices
 constexpr std::uint64_t kHighRamStart = std::uint64_t{4} << 30;  // RAM goes on here
-constexpr std::uint64_t kHugePageSize = std::uint64_t{2} << 20;
-constexpr std::uint64_t kHugePagePages = kHugePageSize / kPageSize;
+constexpr std::uint64_t kHugePageSize = kHugePagePages * kPageSize;
 
 #ifndef MADV_COLLAPSE  // not in Debian 12's libc
 constexpr int MADV_COLLAPSE = 25;

@@ -9,6 +9,7 @@
 namespace godwit::memory {
 
 constexpr std::uint64_t kPageSize = 4096;
+constexpr std::uint64_t kHugePagePages = 512;  // of 2 MiB
 
 struct PageRange {
   std::uint64_t first = 0;  // page number
