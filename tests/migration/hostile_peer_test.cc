@@ -115,6 +115,7 @@ TEST(HostilePeer, OneThatSendsInDribbles) {
   const std::string payload = pages_payload(1, many, many[0].bytes());
   const std::string pages = frame(MessageKind::kPages, payload.size(), payload);
   constexpr std::size_t kDribble = 30'000;
+  std::promise<void> heard;
   auto dribbling = std::async(std::launch::async, [&] {
     for (std::size_t at = 0; at < pages.size(); at += kDribble) {
       send_raw(peer, pages.data() + at, std::min(kDribble, pages.size() - at));
@@ -125,10 +126,12 @@ TEST(HostilePeer, OneThatSendsInDribbles) {
       send_raw(peer, &byte, 1);
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
+    EXPECT_EQ(heard.get_future().wait_for(std::chrono::seconds(5)), std::future_status::ready);
     send_raw(peer, pages.data(), pages.size() / 2);
     ::shutdown(peer.get(), SHUT_WR);
   });
   EXPECT_EQ(channel.receive(10'000).kind, MessageKind::kAbort);
+  heard.set_value();
   EXPECT_EQ(memory.page_bytes({0, 1})[0], std::byte{0});
   EXPECT_EQ(memory.page_bytes({1, 1})[0], std::byte{'x'});
   EXPECT_EQ(memory.page_bytes({kPages - 1, 1})[kPageSize - 1], std::byte{'x'});
