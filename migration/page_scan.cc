@@ -26,7 +26,7 @@ bool all_zero(std::span<const std::byte> bytes) {
 
 namespace {
 
-constexpr std::uint64_t kFew = 32;
+constexpr std::uint64_t kFew = 32;  // pages that a block lacks
 
 void append(std::vector<PageRange>& runs, std::uint64_t page) {
   if (!runs.empty() && runs.back().end() == page) {
@@ -53,10 +53,9 @@ ScannedPages scan_pages(const memory::GuestMemory& memory, std::span<const PageR
 std::vector<PageRange> strays(const memory::PageBitmap& missing) {
   std::vector<PageRange> found;
   for (std::uint64_t at = 0; at < missing.pages(); at += memory::kHugePagePages) {
-    const auto lacking =
-        missing.ranges({at, std::min(memory::kHugePagePages, missing.pages() - at)});
-    if (memory::pages_in(lacking) <= kFew)
-      found.insert(found.end(), lacking.begin(), lacking.end());
+    const PageRange block{at, std::min(memory::kHugePagePages, missing.pages() - at)};
+    if (missing.count(block) > kFew) continue;
+    for (const PageRange& range : missing.ranges(block)) found.push_back(range);
   }
   return found;
 }

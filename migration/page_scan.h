@@ -1,5 +1,5 @@
 // Which pages are worth sending: the zero test of the first pass and of pages that became zero, and
-// before post-copy those that few others of their block are missing with.
+// before post-copy the last few that a block lacks.
 #pragma once
 
 #include <cstddef>

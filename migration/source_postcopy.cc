@@ -32,6 +32,7 @@ void Source::send_hot_pages(const PageBitmap& hot, PageBitmap& missing) {
   PageBitmap along(missing.pages());
   const auto take = [&](const std::vector<PageRange>& ranges) {
     for (const PageRange& range : ranges) {
+      if (left == 0) return;
       const PageRange piece{range.first, std::min(range.count, left)};
       along.set(piece);
       missing.reset(piece);
@@ -39,7 +40,7 @@ void Source::send_hot_pages(const PageBitmap& hot, PageBitmap& missing) {
     }
   };
   take(hot.ranges());
-  take(strays(missing));
+  if (left > 0) take(strays(missing));
   send_chunk(along.ranges());
   const std::uint64_t pages = report_.pages.sent - before;
   report_.rounds.push_back({pages, pages * kPageSize, ms_since(start), missing.count()});

@@ -22,9 +22,14 @@ std::uint64_t mask_of(std::uint64_t word, std::uint64_t first, std::uint64_t end
 
 PageBitmap::PageBitmap(std::uint64_t pages) : pages_(pages), words_((pages + 63) / 64) {}
 
-std::uint64_t PageBitmap::count() const {
+std::uint64_t PageBitmap::count(PageRange within) const {
+  check(within);
+  if (within.count == 0) return 0;
   std::uint64_t total = 0;
-  for (const std::uint64_t word : words_) total += static_cast<unsigned>(std::popcount(word));
+  for (std::uint64_t w = within.first / 64; w <= (within.end() - 1) / 64; ++w) {
+    total +=
+        static_cast<unsigned>(std::popcount(words_[w] & mask_of(w, within.first, within.end())));
+  }
   return total;
 }
 

@@ -15,7 +15,9 @@ class PageBitmap {
   explicit PageBitmap(std::uint64_t pages);
 
   std::uint64_t pages() const { return pages_; }
-  std::uint64_t count() const;
+  /// Set pages.
+  std::uint64_t count(PageRange within) const;
+  std::uint64_t count() const { return count({0, pages_}); }
   bool test(std::uint64_t page) const;
   /// An empty range is no pages; one that leaves the bitmap throws std::out_of_range.
   void set(PageRange range);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <stdexcept>
 
@@ -69,6 +70,11 @@ TEST(PageBitmap, AgreesWithOneBitAtATime) {
       for (std::uint64_t p = run.first; p < run.end(); ++p) seen[p] = true;
     }
     ASSERT_EQ(seen, model);
+    const std::uint64_t first = random() % pages;
+    const PageRange within{first, random() % (pages - first + 1)};
+    const auto begin = model.begin() + static_cast<std::ptrdiff_t>(within.first);
+    ASSERT_EQ(bitmap.count(within),
+              std::count(begin, begin + static_cast<std::ptrdiff_t>(within.count), true));
   }
 }
 
