@@ -42,8 +42,8 @@ struct PolicyConfig {
   double sample_share = 0.3;        // of the newest sample; the rest is the forecast's
   double spread_weight = 5;         // of a guest's variance, which it brings to any host for long
   double work_per_imbalance = 0.3;  // worth of one over the horizon, x capacity
-  double deadband = 0.101;  // a move must take off deadband x the hosts' standard deviation (or
-                            // half the deadband, where that is more)
+  double deadband = 0.12;  // a move must take off deadband x the hosts' standard deviation (or
+                           // half the deadband, where that is more)
 
   // Damping.
   double cooldown_seconds = 150;  // after a guest's move; doubles with every recent one

@@ -41,14 +41,12 @@ void MetricsRecorder::load(double time, double deviation, double overloaded, dou
   if (load_time_ >= 0 && time > load_time_) {
     const double seconds = time - load_time_;
     load_seconds_ += seconds;
-    metrics_.load_deviation += (load_deviation_ + deviation) / 2 * seconds;
-    metrics_.overload_seconds += (load_overloaded_ + overloaded) / 2 * seconds;
+    metrics_.load_deviation += deviation * seconds;
+    metrics_.overload_seconds += overloaded * seconds;
     metrics_.mean_active_hosts += (load_active_ + active) / 2 * seconds;
     bound_watt_seconds_ += (load_bound_ + bound_watts) / 2 * seconds;
   }
   load_time_ = time;
-  load_deviation_ = deviation;
-  load_overloaded_ = overloaded;
   load_active_ = active;
   load_bound_ = bound_watts;
 }

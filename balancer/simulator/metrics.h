@@ -44,7 +44,8 @@ class MetricsRecorder {
   void guest_state(std::size_t guest, double time, double allocated, double requested,
                    bool migrating);
   void energy(double watt_seconds) { watt_seconds_ += watt_seconds; }
-  // Load figures of the whole cluster at `time`: before a placement change and after it.
+  // Load figures of the whole cluster: deviation and overloaded hosts averaged over the time since
+  // the last call, the others at `time`. Called before a placement change and after it.
   void load(double time, double deviation, double overloaded, double active, double bound_watts);
   void sample(double deviation, double active, double kilowatts, double moves);
   void deviation_bound(double bound) { metrics_.deviation_bound_series.push_back(bound); }
@@ -70,9 +71,7 @@ class MetricsRecorder {
   double active_seconds_ = 0, violated_seconds_ = 0;
   double requested_work_ = 0, lost_work_ = 0;
   double watt_seconds_ = 0;
-  State load_;
-  double load_time_ = -1, load_deviation_ = 0, load_overloaded_ = 0, load_active_ = 0,
-         load_bound_ = 0;
+  double load_time_ = -1, load_active_ = 0, load_bound_ = 0;
   double load_seconds_ = 0, bound_watt_seconds_ = 0;
   std::vector<MoveRecord> moves_;
   Metrics metrics_;

@@ -19,6 +19,52 @@ const HostModel kHostModels[2] = {
     {2660, 5320, 4096, {93.7, 97, 101, 105, 110, 116, 121, 125, 129, 133, 135}}};
 const GuestModel kGuestModels[4] = {{2500, 870}, {2000, 1740}, {1000, 1740}, {500, 613}};
 
+namespace {
+
+// The standard deviation of hosts' loads between two events, averaged over the time: a load runs
+// straight from one to the other, so the variance is a parabola.
+class Spread {
+ public:
+  void add(double before, double after) {
+    ++hosts_;
+    before_ += before;
+    after_ += after;
+    before_squares_ += before * before;
+    after_squares_ += after * after;
+    products_ += before * after;
+  }
+  double deviation() const {
+    const double first = covariance(before_squares_, before_, before_);
+    const double last = covariance(after_squares_, after_, after_);
+    const double both = covariance(products_, before_, after_);
+    constexpr int kSteps = 16;
+    double sum = 0;
+    for (int step = 0; step < kSteps; ++step) {
+      const double gone = (step + 0.5) / kSteps, left = 1 - gone;
+      const double variance = left * left * first + 2 * left * gone * both + gone * gone * last;
+      sum += std::sqrt(std::max(0.0, variance));
+    }
+    return sum / kSteps;
+  }
+
+ private:
+  double covariance(double products, double left, double right) const {
+    return products / hosts_ - left / hosts_ * (right / hosts_);
+  }
+
+  double hosts_ = 0, before_ = 0, after_ = 0;
+  double before_squares_ = 0, after_squares_ = 0, products_ = 0;
+};
+
+// Of the time in which a load runs straight from one value to the other.
+double part_above_one(double before, double after) {
+  const auto [low, high] = std::minmax(before, after);
+  if (low > 1) return 1;
+  return high > 1 ? (high - 1) / (high - low) : 0;
+}
+
+}  // namespace
+
 // Rounds exactly as CloudSim: on one segment of the curve all hosts cost the same per MIPS, and the
 // last bit decides which of them its placement takes.
 double HostModel::power(double utilization) const {
@@ -176,29 +222,28 @@ void World::advance(double time) {
   now_ = time;
   const double seconds = now_ - last_processed_;
   double watt_seconds = 0;
-  double sum = 0, squares = 0, overloaded = 0, active = 0, demand = 0;
+  Spread spread;
+  double overloaded = 0, active = 0, demand = 0;
   for (HostId id = 0; id < hosts_.size(); ++id) {
     update_host(id);
-    const Host& host = hosts_[id];
+    Host& host = hosts_[id];
     const double before = host.previous_utilization(), after = host.utilization();
     if (seconds > 0 && before != 0) {
       const double from = host.model->power(before);
       watt_seconds += (from + (host.model->power(after) - from) / 2) * seconds;
     }
     // A guest on its way counts once, where it lives: moving must not raise the bound.
-    const double load = host.resident_mips / host.model->total_mips;
-    sum += load;
-    squares += load * load;
+    const double load = host.load();
+    spread.add(host.previous_load, load);
+    overloaded += part_above_one(host.previous_load, load);
+    host.previous_load = load;
     demand += host.resident_mips;
-    if (load > 1) ++overloaded;
     if (!host.guests.empty()) ++active;
   }
   recorder_.energy(watt_seconds);
-  const auto n = static_cast<double>(hosts_.size());
-  const double deviation = std::sqrt(std::max(0.0, squares / n - sum / n * (sum / n)));
   // Both models are most efficient when full, and the G5 more so than the G4.
   const HostModel& best = kHostModels[1];
-  recorder_.load(now_, deviation, overloaded, active, demand / best.total_mips * best.watts.back());
+  recorder_.load(now_, spread.deviation(), overloaded, active, demand / best.total_mips * best.watts.back());
   last_processed_ = now_;
   if (config_.remove_idle_guests) remove_idle();
 }

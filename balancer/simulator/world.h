@@ -68,7 +68,9 @@ struct Host {
   double previous_used_mips = 0;
   double requested_mips = 0;  // incoming guests included, as CloudSim counts
   double resident_mips = 0;   // asked for by the guests that live here
+  double previous_load = 0;   // load() at the last event
 
+  double load() const { return resident_mips / model->total_mips; }
   double utilization() const { return clip(used_mips / model->total_mips); }
   double previous_utilization() const { return clip(previous_used_mips / model->total_mips); }
   static double clip(double u) { return u > 1 && u < 1.01 ? 1 : u; }

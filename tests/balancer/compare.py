@@ -93,14 +93,6 @@ GOALS = {
     "balance": {"migrations": 0.1, "load_deviation": 1.0, "overload_seconds": 1.0},
 }
 
-# What one order of seven days scatters about the goal that is met by a hair (docs/balancing.md).
-SCATTER = {("balance", "1", "load_deviation"): 1.04, ("balance", "1", "migrations"): 0.105}
-
-
-def limits(goal, rule):
-    """What must hold for the short form of the gate to pass."""
-    return {key: SCATTER.get((goal, rule, key), limit) for key, limit in GOALS[goal].items()}
-
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
