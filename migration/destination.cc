@@ -343,6 +343,7 @@ void Destination::take_guest() {
   } catch (const ChannelError&) {
     // The guest runs here whether or not the source can still hear it.
   }
+  machine_->set_urgency(sys::Urgency::kHighest);
   if (token_.empty()) return;
   released.wait();
   channel_.reset();
@@ -357,7 +358,7 @@ void Destination::let_run() {
     const std::lock_guard lock(mutex_);
     resuming_ = true;
   }
-  machine_->prefer_vcpus(true);
+  machine_->set_urgency(sys::Urgency::kHigh);
   machine_->resume();
 }
 

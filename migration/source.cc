@@ -60,7 +60,7 @@ Source::End Source::run() {
     connect();
     // Else the guest waits for its CPU behind the threads, the host's as well, that copy its
     // memory.
-    machine_.prefer_vcpus(true);
+    machine_.set_urgency(sys::Urgency::kHigh);
     if (!shared_ram_ && options_.mode != Mode::kPostCopy) start_rounds();
     for (bool there = false; !there;) {
       try {
@@ -101,7 +101,7 @@ Source::End Source::finish(const std::exception_ptr& error) {
                      : cancelled  ? "cancelled"
                                   : "failed";
     if (cancelled) report_.reason = "cancelled";
-    machine_.prefer_vcpus(false);
+    machine_.set_urgency(sys::Urgency::kUsual);
     if (!committed_) roll_back();
   }
   report_.total_ms = elapsed_ms();

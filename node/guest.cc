@@ -293,9 +293,9 @@ void Guest::pause() {
   state_ = State::kPaused;
 }
 
-void Guest::settle_in() {
+void Guest::settle_in(sys::Urgency urgency) {
   const std::lock_guard lock(mutex_);
-  if (usable() && machine_ && !busy()) machine_->prefer_vcpus(false);
+  if (usable() && machine_ && !busy()) machine_->set_urgency(urgency);
 }
 
 void Guest::resume() {

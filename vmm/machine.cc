@@ -286,8 +286,8 @@ void Machine::resume() {
   p.kick_all();
 }
 
-void Machine::prefer_vcpus(bool on) noexcept {
-  for (const auto& vcpu : parts_->vcpus) vcpu->prefer(on);
+void Machine::set_urgency(sys::Urgency urgency) noexcept {
+  for (const auto& vcpu : parts_->vcpus) vcpu->set_urgency(urgency);
 }
 
 void Machine::pause() {

@@ -19,6 +19,7 @@
 #include "vmm/memory/dirty_log.h"
 #include "vmm/memory/guest_memory.h"
 #include "vmm/state.h"
+#include "vmm/sys/urgency.h"
 
 namespace godwit::vmm {
 
@@ -122,9 +123,8 @@ class Machine {
   /// pause() or resume(). Nothing on a machine that is paused or over. Any thread.
   void hold(bool on);
 
-  /// The vCPUs' threads go before others that want a CPU, as far as this process may let them;
-  /// false ends that.
-  void prefer_vcpus(bool on) noexcept;
+  /// How soon the vCPUs' threads get a CPU that others want, too.
+  void set_urgency(sys::Urgency urgency) noexcept;
 
   /// All state but RAM; only while paused.
   std::vector<std::byte> save();

@@ -2,7 +2,6 @@
 
 #include <fmt/core.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -13,9 +12,6 @@
 
 namespace godwit::vmm {
 namespace {
-
-// Not the most there is: the threads of a move still get a tenth of a CPU that a vCPU keeps busy.
-constexpr int kPreferredNice = -10;
 
 int kick_signal() { return SIGRTMIN; }
 
@@ -109,12 +105,9 @@ void Vcpu::kick() {
   ::pthread_kill(thread_.native_handle(), kick_signal());
 }
 
-void Vcpu::prefer(bool on) noexcept {
-  const auto thread = static_cast<id_t>(tid_.load(std::memory_order_acquire));
-  if (thread == 0 || on == usual_nice_.has_value()) return;
-  if (on) usual_nice_ = ::getpriority(PRIO_PROCESS, thread);
-  ::setpriority(PRIO_PROCESS, thread, on ? kPreferredNice : *usual_nice_);
-  if (!on) usual_nice_.reset();
+void Vcpu::set_urgency(sys::Urgency urgency) noexcept {
+  const pid_t thread = tid_.load(std::memory_order_acquire);
+  if (thread != 0) urgency_.set(thread, urgency);
 }
 
 std::uint64_t Vcpu::cpu_time_ns() const {

@@ -17,6 +17,7 @@
 
 #include "vmm/devices/bus.h"
 #include "vmm/kvm/kvm.h"
+#include "vmm/sys/urgency.h"
 
 namespace godwit::vmm {
 
@@ -62,9 +63,8 @@ class Vcpu {
   kvm::KvmVcpu& kvm() { return kvm_; }
   /// Makes the thread look at the control again soon. Any thread.
   void kick();
-  /// The thread goes before others that want a CPU (nice -N), or as it went before. Nothing where
-  /// this process may not (CAP_SYS_NICE). One thread at a time.
-  void prefer(bool on) noexcept;
+  /// Of its thread; nothing before that is there. One caller at a time.
+  void set_urgency(sys::Urgency urgency) noexcept;
   /// CPU time of the thread, nanoseconds: what schedstat's first figure says, but not only up to
   /// the last timer tick. Any thread.
   std::uint64_t cpu_time_ns() const;
@@ -90,8 +90,8 @@ class Vcpu {
   std::atomic<std::uint64_t> first_entry_ns_ = 0;
   std::atomic<pid_t> tid_ = 0;                           // 0 until the thread is there
   mutable std::atomic<std::uint64_t> wait_time_ns_ = 0;  // the last answer
-  std::optional<int> usual_nice_;                        // while preferred
-  bool dead_ = false;                                    // of the thread: this guest cannot go on
+  sys::ThreadUrgency urgency_;
+  bool dead_ = false;  // of the thread: this guest cannot go on
   std::thread thread_;
 };
 

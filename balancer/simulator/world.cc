@@ -243,7 +243,8 @@ void World::advance(double time) {
   recorder_.energy(watt_seconds);
   // Both models are most efficient when full, and the G5 more so than the G4.
   const HostModel& best = kHostModels[1];
-  recorder_.load(now_, spread.deviation(), overloaded, active, demand / best.total_mips * best.watts.back());
+  recorder_.load(now_, spread.deviation(), overloaded, active,
+                 demand / best.total_mips * best.watts.back());
   last_processed_ = now_;
   if (config_.remove_idle_guests) remove_idle();
 }

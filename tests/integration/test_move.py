@@ -168,15 +168,18 @@ class MoveTest(Case):
 
     @unittest.skipIf(os.geteuid() != 0, "not root: a process may not raise its own priority")
     def test_while_it_moves_and_just_after_a_guest_goes_before_others(self):
-        def nice(process):
-            """Of its first vCPU's thread; None where there is none."""
+        def of_vcpu(process, ask):
+            """What `ask` says of its first vCPU's thread; None where there is none."""
             for task in Path(f"/proc/{process.pid}/task").iterdir():
                 try:
                     if (task / "comm").read_text() == "vcpu0\n":
-                        return os.getpriority(os.PRIO_PROCESS, int(task.name))
+                        return ask(int(task.name))
                 except OSError:
                     pass  # it ended just now
             return None
+
+        def nice(process):
+            return of_vcpu(process, lambda thread: os.getpriority(os.PRIO_PROCESS, thread))
 
         source = self.run_guest("pattern.elf", append="mib=32 rate=100 tick=50")
         self.visited(source, 8192)
@@ -193,6 +196,7 @@ class MoveTest(Case):
         self.wait_for("its vCPU to be preferred there", lambda: nice(second) == usual - 10, 20)
         self.ended(move, 0)
         self.wait_for("it to settle in", lambda: nice(second) == usual, 10)
+        self.assertEqual(of_vcpu(second, os.sched_getscheduler), os.SCHED_OTHER)
 
     def test_two_moves_at_once_are_refused(self):
         source = self.run_guest("pattern.elf", append="mib=32 rate=100 tick=50")

@@ -131,7 +131,7 @@ void Machine::pause() {
   parts_->running = false;
   world().note("pause");
 }
-void Machine::prefer_vcpus(bool /*on*/) noexcept {}
+void Machine::set_urgency(sys::Urgency /*urgency*/) noexcept {}
 bool Machine::running() const { return parts_->running; }
 void Machine::press_power_button() { world().note("button"); }
 bool Machine::panicked() const { return world().panicked; }
