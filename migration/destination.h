@@ -53,8 +53,8 @@ class Destination {
   /// From any thread.
   static void warm_up() noexcept;
 
-  /// Blocks until the guest runs here, with the highest urgency, or a high one in post-copy, which
-  /// it is to lose soon; null: it was a dry run, and nothing is left of it. Throws
+  /// Blocks until the guest runs here, with a high urgency, which the caller lowers soon; null: it
+  /// was a dry run, and nothing is left of it. Throws
   /// ChannelError when the peer gives up, goes, or breaks the protocol, and what Machine throws
   /// when the guest cannot be here; the peer has been told then.
   std::unique_ptr<vmm::Machine> run();

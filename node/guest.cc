@@ -293,9 +293,12 @@ void Guest::pause() {
   state_ = State::kPaused;
 }
 
-void Guest::settle_in(sys::Urgency urgency) {
+void Guest::settle_in() {
   const std::lock_guard lock(mutex_);
-  if (usable() && machine_ && !busy()) machine_->set_urgency(urgency);
+  // Of a guest that is on the move again, its move decides.
+  if (usable() && machine_ && state_ != State::kMigrating) {
+    machine_->set_urgency(sys::Urgency::kUsual);
+  }
 }
 
 void Guest::resume() {

@@ -60,9 +60,8 @@ class Guest : public GuestControl {
                std::unique_ptr<migration::PostCopy> post_copy);
   /// Instead of arrived(): it will not come, and this process stays for a while to say so.
   void refused();
-  /// Some time after arrived(): its vCPUs no longer go before others as they did, or not at all.
-  /// From any thread.
-  void settle_in(sys::Urgency urgency);
+  /// Some time after arrived(): its vCPUs no longer go before others. From any thread.
+  void settle_in();
   /// Called to end this process at once, when the guest is to end and waits for memory that does
   /// not come: its threads are stuck. Before the guest arrives.
   void set_abandon(std::function<void(const std::string& why)> abandon) {

@@ -32,6 +32,7 @@ void Guest::begin_move(const char* what, const std::function<std::unique_ptr<Mov
   }
   if (mover_.joinable()) mover_.join();  // an earlier one, over since before the state changed
   move_ = make();
+  machine_->set_urgency(sys::Urgency::kUsual);  // it may have arrived only now
   moving_to_ = move_->to();
   state_ = State::kMigrating;
   consoles_.hurry(true);

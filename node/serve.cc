@@ -33,8 +33,7 @@ const char* const kServeExitCodes =
 
 namespace {
 
-// Of a guest that has just arrived: for how long it goes before others, and first at once.
-constexpr std::chrono::milliseconds kArrival{2000}, kRush{50};
+constexpr std::chrono::seconds kArrival{2};
 
 /// Polls, because the first entry into the guest must not pay for telling us.
 void report_first_instruction(Guest& guest, const std::string& command) {
@@ -162,17 +161,10 @@ int Serving::run(const ServeOptions& options) {
       std::mutex mutex;
       std::unique_lock lock(mutex);
       std::condition_variable_any stopped;
-      const auto wait = [&](std::chrono::milliseconds time) {
-        stopped.wait_for(lock, stop, time, [] { return false; });
-        return !stop.stop_requested();
-      };
-      if (arrived) {
-        if (!wait(kRush)) return;
-        guest_.settle_in(sys::Urgency::kHigh);
-        if (!wait(kArrival - kRush)) return;
-        guest_.settle_in(sys::Urgency::kUsual);
-      }
+      if (arrived) stopped.wait_for(lock, stop, kArrival, [] { return false; });
+      if (stop.stop_requested()) return;
       sys::forget_start_up();
+      if (arrived) guest_.settle_in();
     });
     outcome = guest_.wait();
   }

@@ -22,6 +22,7 @@
 #include "vmm/sys/for_option.h"
 #include "vmm/vcpu.h"
 #include "vmm/vcpu_state.h"
+#include "vmm/vcpu_urgency.h"
 #include "vmm/virtio_devices.h"
 
 namespace godwit::vmm {
@@ -132,7 +133,8 @@ struct Machine::Parts {
   bool has_run = false;
   bool has_state = false;  // booted or restored
   RunControl control;
-  std::vector<std::unique_ptr<Vcpu>> vcpus;  // last: their threads use all of the above
+  std::vector<std::unique_ptr<Vcpu>> vcpus;  // last but one: their threads use all of the above
+  VcpuUrgency urgency{vcpus};
 };
 
 Machine::Parts::Parts(MachineConfig machine_config, ConsoleSink console_sink,
@@ -286,9 +288,7 @@ void Machine::resume() {
   p.kick_all();
 }
 
-void Machine::set_urgency(sys::Urgency urgency) noexcept {
-  for (const auto& vcpu : parts_->vcpus) vcpu->set_urgency(urgency);
-}
+void Machine::set_urgency(sys::Urgency urgency) noexcept { parts_->urgency.set(urgency); }
 
 void Machine::pause() {
   Parts& p = *parts_;

@@ -123,7 +123,8 @@ class Machine {
   /// pause() or resume(). Nothing on a machine that is paused or over. Any thread.
   void hold(bool on);
 
-  /// How soon the vCPUs' threads get a CPU that others want, too.
+  /// How soon the vCPUs' threads get a CPU that others want, too. The highest lasts 50 ms; then it
+  /// is a high one. One caller at a time.
   void set_urgency(sys::Urgency urgency) noexcept;
 
   /// All state but RAM; only while paused.

@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
 
@@ -63,7 +62,7 @@ class Vcpu {
   kvm::KvmVcpu& kvm() { return kvm_; }
   /// Makes the thread look at the control again soon. Any thread.
   void kick();
-  /// Of its thread; nothing before that is there. One caller at a time.
+  /// Its thread's; nothing happens before there is one. One caller at a time.
   void set_urgency(sys::Urgency urgency) noexcept;
   /// CPU time of the thread, nanoseconds: what schedstat's first figure says, but not only up to
   /// the last timer tick. Any thread.

@@ -193,10 +193,22 @@ class MoveTest(Case):
         self.ended(first, 1)
         second = self.receive()
         move = self.start("migrate", source.api, "--to", second.address)
-        self.wait_for("its vCPU to be preferred there", lambda: nice(second) == usual - 10, 20)
+        self.seen_in_turn([os.SCHED_RR, os.SCHED_OTHER], lambda: of_vcpu(second, os.sched_getscheduler))
+        self.assertEqual(nice(second), usual - 10)
         self.ended(move, 0)
         self.wait_for("it to settle in", lambda: nice(second) == usual, 10)
         self.assertEqual(of_vcpu(second, os.sched_getscheduler), os.SCHED_OTHER)
+
+    def seen_in_turn(self, wanted, look):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(10))  # what lasts 50 ms is to be seen
+        try:
+            deadline = time.monotonic() + 20
+            for one in wanted:
+                while look() != one:
+                    self.assertLess(time.monotonic(), deadline, f"{one} is not seen")
+                    time.sleep(0.001)
+        finally:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
     def test_two_moves_at_once_are_refused(self):
         source = self.run_guest("pattern.elf", append="mib=32 rate=100 tick=50")

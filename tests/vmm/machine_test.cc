@@ -1,13 +1,20 @@
 #include "vmm/machine.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <mutex>
 #include <thread>
+#include <utility>
 
+#include "tests/vmm/sys/on_one_cpu.h"
 #include "tests/vmm/tiny_guest.h"
 #include "vmm/boot/layout.h"
 #include "vmm/exit.h"
@@ -151,6 +158,53 @@ TEST(Machine, CountsWhatItsVcpusUse) {
   std::this_thread::sleep_for(50ms);
   EXPECT_LT(machine.usage().cpu_run_ns - paused.cpu_run_ns, 5'000'000u);
   EXPECT_EQ(machine.usage().disk_read_bytes, 0u);
+}
+
+/// The policy and nice value of the first vCPU's thread.
+std::pair<int, int> standing_of_vcpu() {
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string name;
+    std::ifstream(task.path() / "comm") >> name;
+    const auto thread = std::stoi(task.path().filename());
+    if (name == "vcpu0")
+      return {::sched_getscheduler(thread), ::getpriority(PRIO_PROCESS, static_cast<id_t>(thread))};
+  }
+  return {-1, 0};
+}
+
+/// The guest keeps the only CPU busy that it and this process have.
+TEST(Machine, IsInTheGreatestHurryForAMomentOnly) {
+  if (::geteuid() != 0) GTEST_SKIP() << "not root: a process may not raise its own priority";
+  const sys::OnOneCpu one;
+  const TemporaryFile kernel(testing::tiny_elf(testing::count_until_told()));
+  {
+    Machine machine(config_for(kernel.path()), {});
+    machine.boot();
+    machine.resume();
+    wait_for_count(machine, 0);
+    const std::pair<int, int> usual = standing_of_vcpu();
+    // This thread goes before all of them, to see it.
+    const sched_param before{.sched_priority = 10};
+    ASSERT_EQ(::sched_setscheduler(0, SCHED_RR, &before), 0);
+    const auto comes_to_be = [](int policy, int nice) {
+      for (int i = 0; i < 5000; ++i) {
+        if (standing_of_vcpu() == std::pair(policy, nice)) return true;
+        std::this_thread::sleep_for(1ms);
+      }
+      return false;
+    };
+    machine.set_urgency(sys::Urgency::kHighest);
+    EXPECT_TRUE(comes_to_be(SCHED_RR, -10));
+    EXPECT_TRUE(comes_to_be(SCHED_OTHER, -10));
+    machine.set_urgency(sys::Urgency::kHighest);
+    EXPECT_TRUE(comes_to_be(SCHED_RR, -10));
+    machine.set_urgency(sys::Urgency::kUsual);
+    EXPECT_EQ(standing_of_vcpu(), usual);
+    std::this_thread::sleep_for(100ms);
+    EXPECT_EQ(standing_of_vcpu(), usual);
+  }
+  const sched_param none{};
+  ASSERT_EQ(::sched_setscheduler(0, SCHED_OTHER, &none), 0);
 }
 
 /// Copies RAM page by page, as a move does.

@@ -12,7 +12,7 @@ enum class Urgency {
 };
 
 /// One thread's. Best effort: it needs CAP_SYS_NICE, and a thread that somebody has put under
-/// another policy than SCHED_OTHER is left as it is. One caller at a time.
+/// another policy than SCHED_OTHER before is left as it is. One caller at a time.
 class ThreadUrgency {
  public:
   void set(pid_t thread, Urgency urgency) noexcept;
