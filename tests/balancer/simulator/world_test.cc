@@ -9,10 +9,14 @@
 namespace godwit::balancer::simulator {
 namespace {
 
-class Nothing : public Policy {
+// Guest 0 goes from host 0 to host 1 after the first sample.
+class OneMove : public Policy {
  public:
-  std::vector<Move> plan(const World&) override { return {}; }
+  std::vector<Move> plan(const World& world) override {
+    return world.tick() == 1 ? std::vector<Move>{{0, 1}} : std::vector<Move>{};
+  }
 };
+const double kArrival = kSampleSeconds + 0.1 + kGuestModels[0].ram / kMigrationMegabytesPerSecond;
 
 std::vector<Trace> restless_traces(std::size_t count) {
   std::mt19937_64 random(3);
@@ -30,7 +34,8 @@ double load_at(const std::vector<Trace>& traces, std::size_t host, std::size_t h
   const auto index = static_cast<std::size_t>(time / kSampleSeconds);
   const double part = time / kSampleSeconds - static_cast<double>(index);
   double asked = 0;
-  for (std::size_t guest = host; guest < traces.size(); guest += hosts) {
+  for (std::size_t guest = 0; guest < traces.size(); ++guest) {
+    if ((guest == 0 && time >= kArrival ? 1 : guest % hosts) != host) continue;
     const double now = traces[guest].percent[index], next = traces[guest].percent[index + 1];
     asked += (now + (next - now) * part) / 100 * kGuestModels[guest * 4 / traces.size()].mips;
   }
@@ -44,7 +49,7 @@ TEST(World, DeviationAndOverloadAreAveragesOverAllOfTheTimeNotOfItsSamples) {
   config.hosts = kHosts;
   config.remove_idle_guests = false;
   config.spread_start = true;
-  Nothing policy;
+  OneMove policy;
   const Metrics metrics = World(traces, config).run(policy);
 
   const double first = kSampleSeconds, last = (kSamplesPerDay - 1) * kSampleSeconds;
