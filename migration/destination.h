@@ -54,9 +54,9 @@ class Destination {
   static void warm_up() noexcept;
 
   /// Blocks until the guest runs here, with a high urgency, which the caller lowers soon; null: it
-  /// was a dry run, and nothing is left of it. Throws
-  /// ChannelError when the peer gives up, goes, or breaks the protocol, and what Machine throws
-  /// when the guest cannot be here; the peer has been told then.
+  /// was a dry run, and nothing is left of it. Throws ChannelError when the peer gives up, goes, or
+  /// breaks the protocol, and what Machine throws when the guest cannot be here; the peer has been
+  /// told then.
   std::unique_ptr<vmm::Machine> run();
   /// The peer has said that nothing is to move. Also once run() has thrown.
   bool dry_run() const { return dry_run_; }

@@ -304,7 +304,7 @@ Metrics World::run(Policy& policy) {
     double kilowatts = 0, active = 0, sum = 0, squares = 0;
     for (const Host& host : hosts_) {
       row.push_back(static_cast<float>(host.requested_mips));
-      const double load = host.requested_mips / host.model->total_mips;
+      const double load = host.load();  // no move is in flight
       sum += load;
       squares += load * load;
       if (host.used_mips > 0) {

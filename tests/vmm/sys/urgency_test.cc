@@ -5,10 +5,19 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <initializer_list>
 #include <thread>
+#include <vector>
 
 namespace godwit::sys {
 namespace {
+
+class Urgencies : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "not root: a process may not raise its own priority";
+  }
+};
 
 struct Standing {
   int policy, nice;
@@ -37,8 +46,7 @@ std::vector<Standing> standings(std::initializer_list<Urgency> urgencies, int po
   return found;
 }
 
-TEST(Urgency, GoesUpAndDownAndIsAsItWasInTheEnd) {
-  if (::geteuid() != 0) GTEST_SKIP() << "not root: a process may not raise its own priority";
+TEST_F(Urgencies, GoesUpAndDownAndIsAsItWasInTheEnd) {
   EXPECT_EQ(standings({Urgency::kUsual, Urgency::kHigh, Urgency::kHighest, Urgency::kHigh,
                        Urgency::kUsual, Urgency::kHighest, Urgency::kUsual},
                       SCHED_OTHER),
@@ -51,8 +59,7 @@ TEST(Urgency, GoesUpAndDownAndIsAsItWasInTheEnd) {
                                    {SCHED_OTHER, 3}}));
 }
 
-TEST(Urgency, LeavesAloneWhoWasGivenAnotherPolicy) {
-  if (::geteuid() != 0) GTEST_SKIP() << "not root: a process may not raise its own priority";
+TEST_F(Urgencies, LeavesAloneWhoWasGivenAnotherPolicy) {
   EXPECT_EQ(standings({Urgency::kHigh, Urgency::kHighest, Urgency::kUsual}, SCHED_BATCH),
             (std::vector<Standing>(3, {SCHED_BATCH, 3})));
 }
